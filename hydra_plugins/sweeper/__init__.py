@@ -1,0 +1,1 @@
+"""sweeper as a Hydra plugin."""

@@ -1,0 +1,201 @@
+"""What one option may be: a list of values or a range of numbers. From Hydra's override grammar."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
+from sweeper.config import name_problems, whole_number_keys
+from sweeper.contract import Problem
+from sweeper.schema_search import SpaceConfig
+
+ONE_PER_STUDY = (
+    "study. tracking. hydra objective. constraint. hardware. strategy fidelity pruner slots space search. "
+    "budget. repeats."
+).split()
+"""Options that have one value per study."""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Values as typed."""
+
+    values: tuple[str, ...]
+
+    def texts(self) -> list[str]:
+        """The dimension for `study.json`."""
+        return list(self.values)
+
+    @property
+    def ends(self) -> tuple[str, ...]:
+        """Values that stand for all of them in checks made beforehand."""
+        return self.values
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Numbers from `low` to `high`, both included."""
+
+    low: float
+    high: float
+    log: bool
+    integer: bool
+    text: str
+    """As typed."""
+
+    def texts(self) -> list[str]:
+        """The dimension for `study.json`."""
+        return [self.text]
+
+    @property
+    def ends(self) -> tuple[str, ...]:
+        """Values that stand for all of them in checks made beforehand."""
+        return self.typed(self.low), self.typed(self.high)
+
+    def typed(self, number: float) -> str:
+        """The number as a user would type it; the text gives the very same number back."""
+        return str(round(number)) if self.integer else repr(float(number))
+
+
+Dimension = Choices | Interval
+
+Found = list[tuple[Problem, str]]
+"""Problems, each with the cell that it stands in ("" for the study as a whole)."""
+
+
+def parsed(arguments: Sequence[str]) -> tuple[list[Any], Found]:
+    """The overrides that can be used (Hydra's `Override`), and the problems of the others."""
+    parser = OverridesParser.create()
+    overrides: list[Any] = []
+    problems: Found = []
+    for argument in arguments:
+        try:
+            overrides.append(parser.parse_override(argument))
+        except HydraException as error:
+            text = str(error).splitlines()[0]
+            remedy = "write key=value; quote values that hold commas, brackets or spaces"
+            problems.append((Problem(f"an override must parse: {text}", argument, argument, remedy), ""))
+    unknown = name_problems(overrides)
+    problems += [(problem, "") for _, problem in unknown]
+    bad = {position for position, _ in unknown}
+    return [item for position, item in enumerate(overrides) if position not in bad], problems
+
+
+def split(overrides: Iterable[Any]) -> tuple[list[str], dict[str, Dimension], Found]:
+    """Overrides that hold for every cell, what varies, and the problems."""
+    fixed: list[str] = []
+    swept: dict[str, Dimension] = {}
+    problems: Found = []
+    for override in overrides:
+        key = override.get_key_element()
+        if not override.is_sweep_override():
+            fixed.append(override.input_line or f"{key}={override.get_value_element_as_str()}")
+        elif key.startswith(tuple(ONE_PER_STUDY)):
+            problems.append((_one_per_study(override), ""))
+        else:
+            dimension = _dimension(key, override)
+            found = list(_range_problems(dimension, override))
+            problems += [(problem, "") for problem in found]
+            if not found:
+                swept[key] = dimension
+    return fixed, swept, problems
+
+
+def _dimension(key: str, override: Any) -> Dimension:
+    if override.is_discrete_sweep():
+        return Choices(tuple(dict.fromkeys(override.sweep_string_iterator())))
+    sweep = override.value()
+    integer = isinstance(sweep.start, int) or key in whole_number_keys()
+    text = override.input_line.partition("=")[2]
+    return Interval(sweep.start, sweep.end, "log" in sweep.tags, integer, text)
+
+
+def _range_problems(dimension: Dimension, override: Any) -> Iterator[Problem]:
+    key, value = override.key_or_group, override.input_line.partition("=")[2]
+    if isinstance(dimension, Choices):
+        if not dimension.values:
+            yield Problem("a sweep needs a value", key, value, "widen the range")
+    elif not (math.isfinite(dimension.low) and math.isfinite(dimension.high)):
+        yield Problem("the ends of an interval must be finite", key, value, "give two numbers")
+    elif dimension.low >= dimension.high:
+        yield Problem("an interval must begin below its end", key, value, "write interval(low, high)")
+    elif dimension.log and dimension.low <= 0:
+        yield Problem("a logarithmic interval must begin above 0", key, value, "raise its beginning")
+
+
+def _one_per_study(override: Any) -> Problem:
+    return Problem(
+        "an option of the study as a whole cannot be swept",
+        override.key_or_group,
+        override.input_line,
+        "give it one value",
+    )
+
+
+Terms = dict[str, frozenset[str]]
+"""Option -> values: holds when every option has one of its values."""
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What of the product of the dimensions is left out."""
+
+    only_when: dict[str, Terms]
+    never: tuple[Terms, ...]
+
+    def active(self, values: Mapping[str, str], elsewhere: Mapping[str, str]) -> dict[str, str] | None:
+        """The values without those whose condition fails; None when the combination is left out.
+
+        `elsewhere` holds the values of options that are not swept.
+        """
+        kept = dict(values)
+        for key, terms in self.only_when.items():
+            if key in kept and not _holds(terms, {**elsewhere, **values}):
+                del kept[key]
+        whole = {**elsewhere, **kept}
+        return None if any(_holds(terms, whole) for terms in self.never) else kept
+
+    def named(self) -> set[str]:
+        """Every option that a condition looks at."""
+        looked_at = {key for terms in (*self.only_when.values(), *self.never) for key in terms}
+        return looked_at | set(self.only_when)
+
+
+def _holds(terms: Terms, values: Mapping[str, str]) -> bool:
+    return all(values.get(key) in allowed for key, allowed in terms.items())
+
+
+def written(space: SpaceConfig) -> tuple[dict[str, Dimension], Conditions, Found]:
+    """The space of the `space` group, in the words of the command line."""
+    overrides, problems = parsed([f"{key}={text}" for key, text in space.sweep.items()])
+    _, swept, more = split(overrides)
+    one_value = [item for item in overrides if not item.is_sweep_override()]
+    swept |= {item.get_key_element(): Choices((item.get_value_element_as_str(),)) for item in one_value}
+    only_when = {key: terms(text) for key, text in space.only_when.items()}
+    never = tuple(terms(text) for text in space.never)
+    return swept, Conditions(only_when, never), problems + more
+
+
+def terms(text: str) -> Terms:
+    """Read `option=value,value option=value`."""
+    pairs = (item.partition("=") for item in text.split())
+    return {key: frozenset(values.split(",")) for key, _, values in pairs}
+
+
+def condition_problems(conditions: Conditions, known: set[str], swept: Iterable[str]) -> Iterator[Problem]:
+    """Conditions speak of options that exist and of values, and bind options that are swept."""
+    for key in sorted(conditions.named() - known):
+        yield Problem(
+            "a condition must name options that exist", "space", key, "see `python -m sweeper options`"
+        )
+    for key in sorted((conditions.only_when.keys() & known) - set(swept)):
+        yield Problem("space.only_when must name options that are swept", "space.only_when", key, "sweep it")
+    for term in (*conditions.only_when.values(), *conditions.never):
+        for key, values in term.items():
+            if not values - {""}:
+                yield Problem("a condition must read option=value", "space", key, "name the values")

@@ -1,0 +1,102 @@
+"""What makes two trials the same work, and whether a cell's model and data are sound.
+
+A look at models and data is a process of its own (the launcher's verb `prepare`). Cells that agree in
+what it looks at share one look, also when they come later in a search.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sweeper.contract import Problem, read_json, write_json
+from sweeper.launchers.base import Launcher
+from sweeper.provenance import Machine, digest, trial_key
+from sweeper.schema import Config
+from sweeper.space import Cell, ConfigurationError
+
+POLL_S = 0.2
+LOOKED_AT = "model data evaluate adapter quantization attention precision optim trainer".split()
+"""Sections and options of the configuration that `trainers.prepare` reads in full."""
+LOOKED_AT_IN = {
+    "lora": ("target_modules", "use_dora"),
+    "train": ("optim_args", "lr_scheduler_type"),
+    "trial": ("device",),
+}
+"""Options that it reads of other sections."""
+
+
+class Identities:
+    """The keys of cells, and the looks that they rest on."""
+
+    def __init__(self, launcher: Launcher, cache_dir: Path, machine: Machine) -> None:
+        self._launcher = launcher
+        self._cache_dir = cache_dir
+        self._machine = machine
+        self._looks: dict[str, dict[str, Any]] = {}
+
+    def look(self, cells: Sequence[Cell]) -> None:
+        """Look at models and data of the cells; tokenised data lies in the cache afterwards.
+
+        Raises ConfigurationError with all problems, and RuntimeError when the look itself fails.
+        """
+        aspects = [_aspect(cell.config) for cell in cells]
+        new = {
+            aspect: cell.config
+            for aspect, cell in zip(aspects, cells, strict=True)
+            if aspect not in self._looks
+        }
+        if new:
+            found = self._prepare([config.to_dict() for config in new.values()])
+            self._looks |= dict(zip(new, found, strict=True))
+        problems = [
+            (Problem(**problem), cell.label)
+            for aspect, cell in zip(aspects, cells, strict=True)
+            for problem in self._looks[aspect]["problems"]
+        ]
+        if problems:
+            raise ConfigurationError(problems)
+
+    def key(self, cell: Cell, repeat: int = 0) -> str:
+        """Identity of the cell's work; looks at its model and data if nobody has."""
+        self.look([cell])
+        found = self._looks[_aspect(cell.config)]
+        on_cpu = cell.config.trial.device == "cpu" or not self._machine.cuda_devices
+        device = f"cpu {self._machine.cpu}" if on_cpu else self._machine.device
+        config = cell.config.to_dict()
+        key = trial_key(config, found["model_fingerprint"], found["data_fingerprint"], device)
+        return digest([key, repeat]) if repeat else key
+
+    def _prepare(self, configs: list[dict[str, Any]]) -> list[Any]:
+        with tempfile.TemporaryDirectory(prefix="sweeper-prepare-") as name:
+            folder = Path(name)
+            asked = {"configs": configs, "cache_dir": str(self._cache_dir.absolute())}
+            write_json(folder / "prepare.json", asked)
+            job = self._launcher.submit("prepare", folder, folder / "stdout.log", folder / "stderr.log")
+            while not job.done():
+                self._launcher.wait(POLL_S)
+            if not (folder / "prepared.json").exists():
+                raise RuntimeError(tail(folder / "stderr.log") or f"the check ended with {job.exit_code}")
+            found: list[Any] = read_json(folder / "prepared.json")["cells"]
+        return found
+
+
+def _aspect(config: Config) -> str:
+    values: dict[str, Any] = {name: _plain(getattr(config, name)) for name in LOOKED_AT}
+    for section, names in LOOKED_AT_IN.items():
+        values |= {f"{section}.{name}": getattr(getattr(config, section), name) for name in names}
+    return digest(values)
+
+
+def _plain(value: Any) -> Any:
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value  # type: ignore[arg-type]
+
+
+def tail(path: Path, lines: int = 15) -> str:
+    """The last lines of a log; empty when there is none."""
+    if not path.exists():
+        return ""
+    return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])

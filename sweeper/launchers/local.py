@@ -1,0 +1,145 @@
+"""Trials on this machine, each in a process of its own, forked from a warm server (`trainers.warm`)."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+SERVER = [sys.executable, "-m", "trainers.warm"]
+
+
+@dataclass
+class Job:
+    """A process that was asked for. Named after `concurrent.futures`."""
+
+    number: int
+    pid: int | None = None
+    exit_code: int | None = None
+    """None while it runs; negative: the signal that killed it."""
+
+    def done(self) -> bool:
+        return self.exit_code is not None
+
+    def kill(self) -> None:
+        """End the process and all that it started."""
+        if self.pid is None or self.done():
+            return
+        try:
+            os.killpg(self.pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            return
+
+
+class LocalLauncher:
+    """Starts processes through the warm server, and starts the server again should it die."""
+
+    def __init__(self, log: Path) -> None:
+        """`log`: file that receives what the server itself writes."""
+        self._log = log
+        self._server: subprocess.Popen[bytes] | None = None
+        self._jobs: dict[int, Job] = {}
+        self._changed = threading.Condition()
+        self._count = 0
+
+    def start(self) -> None:
+        """Begin to import the training stack; returns at once."""
+        with self._log.open("ab") as log:
+            self._server = subprocess.Popen(
+                SERVER,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C in the terminal is the driver's to handle
+                env=_environment(),
+            )
+        threading.Thread(target=self._listen, args=(self._server,), daemon=True).start()
+
+    def submit(self, verb: str, folder: Path, stdout: Path, stderr: Path) -> Job:
+        """Ask for a process that does `verb` (`trial`, `prepare`, `memory` or `publish`) in `folder`."""
+        if self._server is None or self._server.poll() is not None:
+            self.start()
+        with self._changed:
+            self._count += 1
+            job = self._jobs[self._count] = Job(self._count)
+        request = {"id": job.number, "verb": verb, "folder": str(folder.absolute())}
+        request |= {"stdout": str(stdout.absolute()), "stderr": str(stderr.absolute())}
+        self._send(request)
+        return job
+
+    def wait(self, timeout_s: float) -> None:
+        """Sleep until a job changes, at most `timeout_s`."""
+        with self._changed:
+            self._changed.wait(timeout_s)
+
+    def close(self) -> None:
+        """End every job and the server."""
+        server, self._server = self._server, None
+        if server is None:
+            return
+        for job in list(self._jobs.values()):
+            job.kill()
+        if server.stdin:
+            server.stdin.close()
+        try:
+            server.wait(5)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+
+    def _send(self, request: dict[str, Any]) -> None:
+        assert self._server is not None and self._server.stdin is not None
+        try:
+            self._server.stdin.write(json.dumps(request).encode() + b"\n")
+            self._server.stdin.flush()
+        except BrokenPipeError:
+            self._lose_jobs()
+
+    def _listen(self, server: subprocess.Popen[bytes]) -> None:
+        assert server.stdout is not None
+        for line in server.stdout:
+            self._hear(json.loads(line))
+        if server is self._server:
+            self._lose_jobs()
+
+    def _hear(self, answer: dict[str, Any]) -> None:
+        with self._changed:
+            job = self._jobs.get(answer.get("id", 0))
+            if job is not None:
+                job.pid = answer.get("pid", job.pid)
+                job.exit_code = answer.get("status")
+                if job.done():
+                    del self._jobs[job.number]
+            self._changed.notify_all()
+
+    def _lose_jobs(self) -> None:
+        """The server is gone, and with it (by the kernel's hand) all of its children."""
+        with self._changed:
+            for job in self._jobs.values():
+                job.exit_code = -signal.SIGKILL
+            self._jobs.clear()
+            self._changed.notify_all()
+
+
+def _environment() -> dict[str, str]:
+    """The trials' environment: no telemetry, no tokenizer threads, CUDA untouched by asking for it."""
+    root = str(Path(__file__).resolve().parents[2])
+    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "DO_NOT_TRACK": "1",
+        "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
+        "BITSANDBYTES_NOWELCOME": "1",
+        "OPENBLAS_NUM_THREADS": "1",  # a fork server must have no threads; torch has its own
+        "ARROW_DEFAULT_MEMORY_POOL": "system",
+        "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin while they wait stall on a machine with other work
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(paths),
+    }

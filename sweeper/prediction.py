@@ -1,0 +1,133 @@
+"""Asks a process for the predicted memory of cells, and for the cheapest change that would make one fit."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sweeper.contract import read_json, write_json
+from sweeper.contract_memory import MemoryPrediction
+from sweeper.launchers.base import Launcher
+from sweeper.schema import BatchConfig, Config
+
+POLL_S = 0.05
+
+
+@dataclass(frozen=True)
+class Unpredictable:
+    """Why there is no prediction: in the words of whatever refused."""
+
+    reason: str
+
+
+Answer = MemoryPrediction | Unpredictable
+
+
+def predictions(configs: Sequence[Config], cache_dir: Path, launcher: Launcher) -> list[Answer]:
+    """The prediction of each configuration, in order; equal ones are computed once.
+
+    Raises RuntimeError when the process ends without an answer.
+    """
+    with tempfile.TemporaryDirectory(prefix="sweeper-memory-") as name:
+        folder = Path(name)
+        asked = {"configs": [config.to_dict() for config in configs], "cache_dir": str(cache_dir.absolute())}
+        write_json(folder / "memory.json", asked)
+        job = launcher.submit("memory", folder, folder / "stdout.log", folder / "stderr.log")
+        while not job.done():
+            launcher.wait(POLL_S)
+        if not (folder / "predicted.json").exists():
+            log = folder / "stderr.log"
+            raise RuntimeError(log.read_text(errors="replace")[-3000:] if log.exists() else "no answer")
+        return [_answer(cell) for cell in read_json(folder / "predicted.json")["cells"]]
+
+
+def _answer(cell: dict[str, object]) -> Answer:
+    return Unpredictable(str(cell["error"])) if "error" in cell else MemoryPrediction.from_json(cell)
+
+
+@dataclass(frozen=True)
+class Change:
+    """One option set differently."""
+
+    override: str
+    """As the user would type it."""
+    cost: str
+    """What it costs, in words."""
+    config: Config
+
+
+def changes(config: Config) -> list[Change]:
+    """Single changes that save memory, the cheapest in speed and quality first."""
+    return [change for find in CHANGES for change in find(config)]
+
+
+def _kernel(config: Config) -> Iterator[Change]:
+    if config.attention == "eager":
+        yield Change("attention=sdpa", "none", dataclasses.replace(config, attention="sdpa"))
+
+
+def _optimizer(config: Config) -> Iterator[Change]:
+    if config.optim.startswith("adamw_torch"):
+        for option, name in (("bnb8", "adamw_8bit"), ("adafactor", "adafactor")):
+            yield Change(f"optim={option}", "another optimizer", dataclasses.replace(config, optim=name))
+
+
+def _micro(config: Config) -> Iterator[Change]:
+    batch, micro = config.batch, config.batch.micro
+    if batch.effective is None:
+        return
+    for smaller in (micro // 2, micro // 4, 1):
+        if 1 <= smaller < micro and batch.effective % smaller == 0:
+            less = BatchConfig(smaller, batch.effective, batch.effective // smaller)
+            cost = "more passes per step, the same effective batch"
+            yield Change(f"batch.micro={smaller}", cost, dataclasses.replace(config, batch=less))
+
+
+def _weights(config: Config) -> Iterator[Change]:
+    is_frozen = config.adapter == "lora" and config.quantization == "none"
+    if is_frozen and config.model.dtype == "auto" and config.precision in ("bf16", "fp32"):
+        model = dataclasses.replace(config.model, dtype="bfloat16")
+        yield Change(
+            "model.dtype=bfloat16", "16-bit frozen weights", dataclasses.replace(config, model=model)
+        )
+
+
+def _checkpointing(config: Config) -> Iterator[Change]:
+    if not config.checkpointing:
+        on = dataclasses.replace(config, checkpointing=True)
+        yield Change("checkpointing=on", "a quarter to a third of the speed", on)
+
+
+def _quantization(config: Config) -> Iterator[Change]:
+    if config.adapter == "lora" and config.quantization != "nf4":
+        nf4 = dataclasses.replace(config, quantization="nf4")
+        yield Change("quantization=nf4", "slower; 4-bit frozen weights", nf4)
+
+
+def _adapter(config: Config) -> Iterator[Change]:
+    if config.adapter == "full":
+        lora = dataclasses.replace(config, adapter="lora")
+        yield Change("adapter=lora", "trains an adapter in place of all weights", lora)
+
+
+def _length(config: Config) -> Iterator[Change]:
+    half = config.data.max_length // 2
+    data = dataclasses.replace(config.data, max_length=half)
+    yield Change(f"data.max_length={half}", "cuts long examples", dataclasses.replace(config, data=data))
+
+
+CHANGES: tuple[Callable[[Config], Iterator[Change]], ...] = (
+    _kernel,
+    _micro,
+    _optimizer,
+    _weights,
+    _checkpointing,
+    _quantization,
+    _adapter,
+    _length,
+)
+"""Cheapest first: those that keep speed and result, then those that cost speed, then those that change
+what is trained."""

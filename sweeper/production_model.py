@@ -1,0 +1,151 @@
+"""What is done with a finished production run: its papers, its MLflow run, its place in the registry.
+
+Each step is done once; what failed is tried again by the same command, without training again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from sweeper import tracking_entries as entries
+from sweeper.contract import ProductionFolder, read_json, write_json
+from sweeper.launchers.local import LocalLauncher
+from sweeper.masking import mask, mask_all
+from sweeper.model_card import Origin, card
+from sweeper.promise import Kept
+from sweeper.reading import OpenStudy
+from sweeper.records import TrialRecord
+from sweeper.schema_production import ProductionConfig
+from sweeper.tracking_store import Store, StoreError, store_errors
+
+POLL_S = 0.2
+
+
+@dataclass(frozen=True)
+class Published:
+    """Where the model is to be had, besides its folder."""
+
+    model_uri: str | None = None
+    """Address in the MLflow Model Registry."""
+    problems: tuple[str, ...] = ()
+    """What could not be done, one line each."""
+
+
+def write_papers(folder: ProductionFolder, record: TrialRecord, kept: Sequence[Kept], origin: Origin) -> None:
+    """The card, the exact configuration and the comparison with the trial."""
+    shown = [{**dataclasses.asdict(item), "is_outside": item.is_outside} for item in kept]
+    write_json(folder.promise, shown)
+    text = yaml.safe_dump(_plain(mask_all(record.spec.config)), sort_keys=False, allow_unicode=True)
+    folder.config.write_text(text, encoding="utf-8")
+    folder.card.write_text(card(record, kept, origin), encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def publish(
+    study: OpenStudy,
+    folder: ProductionFolder,
+    record: TrialRecord,
+    production: ProductionConfig,
+    launcher: LocalLauncher,
+) -> Published:
+    """Log the run, merge and register the model, as far as that is asked for and not done yet."""
+    done = _done(folder, study.tracking_uri)
+    run_id, problems = done.get("run_id"), []
+    wants_model = production.register and not done.get("model_uri")
+    wants_merge = production.merge and record.spec.config["adapter"] == "lora" and not folder.merged.exists()
+    if run_id and not wants_model and not wants_merge:
+        return Published(done.get("model_uri"))
+    try:
+        with store_errors():
+            store = _store(study)
+            run_id = run_id or _log(store, study, record)
+    except StoreError as error:
+        problems.append(
+            f"MLflow at {mask(study.tracking_uri)} failed ({error}): the same command logs the run"
+        )
+        wants_model = False
+    done = {**done, "uri": mask(study.tracking_uri), "run_id": run_id}
+    if wants_model or wants_merge:
+        register = _registration(study, record, production, run_id) if wants_model else None
+        answer, problem = _ask(folder, {"merge": production.merge, "register": register}, launcher)
+        done["model_uri"] = answer.get("model_uri") or done.get("model_uri")
+        problems += [problem] if problem else []
+    write_json(folder.tracking, done)
+    return Published(done.get("model_uri"), tuple(problems))
+
+
+def _done(folder: ProductionFolder, uri: str) -> dict[str, Any]:
+    """What was done in this store before."""
+    known = dict(read_json(folder.tracking)) if folder.tracking.exists() else {}
+    return known if known.get("uri") == mask(uri) else {}
+
+
+def _store(study: OpenStudy) -> Store:
+    experiment = study.config.tracking.experiment or study.record.name
+    new_database = study.folder.path / ".mlflow.db.new"
+    return Store(study.tracking_uri, experiment, study.folder.mlflow_artifacts, new_database)
+
+
+def _log(store: Store, study: OpenStudy, record: TrialRecord) -> str:
+    """Log the run as trials are logged, below the study's own run; its id."""
+    assert record.result is not None
+    known = read_json(study.folder.tracking) if study.folder.tracking.exists() else {}
+    parent_id = known.get("parents", {}).get(str(study.record.generation))
+    run_id = store.create_production(f"production: {record.label}", record.spec, parent_id)
+    store.write(
+        run_id, entries.trial_params(record), entries.trial_points(record), entries.trial_tags(record)
+    )
+    store.upload(run_id, entries.trial_artifacts(record))
+    store.set_status(
+        run_id, entries.RUN_STATUS[record.result.outcome], entries.milliseconds(record.result.ended_at)
+    )
+    return run_id
+
+
+def _registration(
+    study: OpenStudy, record: TrialRecord, production: ProductionConfig, run_id: str | None
+) -> dict[str, Any]:
+    tags = {
+        "study": study.record.name,
+        "trial": str(record.number),
+        "cell": record.label,
+        "key": record.spec.key,
+    }
+    return {"name": production.name or study.record.name, "run_id": run_id, "tags": tags}
+
+
+def _ask(
+    folder: ProductionFolder, request: dict[str, Any], launcher: LocalLauncher
+) -> tuple[dict[str, Any], str | None]:
+    """Let a process with torch do it; its answer, and what went wrong."""
+    write_json(folder.publish, request)
+    folder.published.unlink(missing_ok=True)
+    job = launcher.submit("publish", folder.path, folder.stdout, folder.stderr)
+    while not job.done():
+        launcher.wait(POLL_S)
+    if folder.published.exists():
+        return dict(read_json(folder.published)), None
+    reason = _last_line(folder) or f"exit status {job.exit_code}"
+    problem = f"the model could not be merged or registered ({reason}): see {folder.stderr}"
+    return {}, f"{problem}; the same command tries again"
+
+
+def _last_line(folder: ProductionFolder) -> str | None:
+    lines = folder.stderr.read_text(errors="replace").split("\n") if folder.stderr.exists() else []
+    return next((mask(line.strip())[:300] for line in reversed(lines) if line.strip()), None)
+
+
+def use_store(uri: str) -> None:
+    """Tell the publishing process where the store is: an address may hold a password, so no file does."""
+    os.environ["MLFLOW_TRACKING_URI"] = uri

@@ -1,0 +1,89 @@
+"""The sections on switches: what each did alone, and what they do to each other."""
+
+from __future__ import annotations
+
+from sweeper.choice import Choice
+from sweeper.effects import Effect
+from sweeper.report import figures
+from sweeper.report.content import Section, Table
+from sweeper.units import UNKNOWN, difference, percent
+
+MOST_BARS = 24
+"""Changes that are drawn; the table has all."""
+
+
+def effects(choice: Choice) -> Section:
+    """Main effects, from pairs of cells that differ in one switch."""
+    title = "What each switch did"
+    found = [effect for effect in choice.effects if effect.pairs]
+    if not found:
+        return Section("effects", title, ["No two completed cells differ in a single switch."])
+    lines = [
+        "Over all pairs of completed cells that differ in nothing else: the median ratio for throughput, "
+        "the mean difference for memory and loss. Blue is better, orange worse. Lost are pairs of which only "
+        "the cell before completed in its memory and time, gained those of which only the cell after did.",
+    ]
+    cut = found[:MOST_BARS]
+    drawn = [
+        figures.effect_bars("effect-speed", "Throughput, %", cut, "tokens_per_s", True),
+        figures.effect_bars("effect-memory", "Peak memory, MiB", cut, "peak_memory_bytes", False),
+        figures.effect_bars("effect-loss", "Evaluation loss", cut, "eval_loss", False),
+    ]
+    headings = (
+        "switch",
+        "from",
+        "to",
+        "tokens/s",
+        "peak MiB",
+        "eval loss",
+        "pairs",
+        "lost",
+        "gained",
+    )
+    table = Table(headings, [_row(effect) for effect in choice.effects], frozenset({"switch", "from", "to"}))
+    return Section("effects", title, lines, [figure for figure in drawn if any(figure.data[0]["x"])], [table])
+
+
+def _row(effect: Effect) -> tuple[str, ...]:
+    speed, loss = effect.deltas.get("tokens_per_s"), effect.deltas.get("eval_loss")
+    memory = effect.deltas.get("peak_memory_bytes")
+    return (
+        effect.switch,
+        effect.before,
+        effect.after,
+        percent(speed.ratio) if speed else UNKNOWN,
+        difference("peak_memory_bytes", memory.mean) if memory else UNKNOWN,
+        difference("eval_loss", loss.mean) if loss else UNKNOWN,
+        str(effect.pairs),
+        str(effect.lost or UNKNOWN),
+        str(effect.gained or UNKNOWN),
+    )
+
+
+def interplay(choice: Choice) -> Section | None:
+    """Pairwise interactions; left out when no four cells show one."""
+    found = choice.interactions
+    if not found:
+        return None
+    lines = [
+        "How far two changes together lie from what each does alone. Throughput: percent on the product of "
+        "both ratios. Memory: MiB on the sum of both differences. 0 means that they do not touch each other."
+    ]
+    drawn = [
+        figures.interaction_map("interaction-speed", "Throughput, %", found, "tokens_per_s"),
+        figures.interaction_map("interaction-memory", "Peak memory, MiB", found, "peak_memory_bytes"),
+    ]
+    headings = ("first", "second", "tokens/s", "peak MiB", "eval loss", "squares")
+    rows = [
+        (
+            " ".join((item.first[0], item.first[1], "→", item.first[2])),
+            " ".join((item.second[0], item.second[1], "→", item.second[2])),
+            percent(item.excess.get("tokens_per_s")),
+            difference("peak_memory_bytes", item.excess.get("peak_memory_bytes")),
+            difference("eval_loss", item.excess.get("eval_loss")),
+            str(item.squares),
+        )
+        for item in found
+    ]
+    table = Table(headings, rows, frozenset({"first", "second"}))
+    return Section("interactions", "How switches act together", lines, drawn, [table])

@@ -1,0 +1,300 @@
+"""The drawings, as dictionaries in Plotly's words: no plotly is needed to write them.
+
+Colours are those of Okabe and Ito, "Color Universal Design" (2008), told apart by colour-blind readers;
+shape or position always says the same thing a second time. Text and lines take the page's ink, which
+the page fills in for its light and dark mode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+from sweeper.choice import Choice
+from sweeper.contract import GIB
+from sweeper.effects import Delta, Effect, Interaction
+from sweeper.intervals import interval
+from sweeper.pareto import pareto_front
+from sweeper.records import TrialRecord
+from sweeper.report.content import Figure
+from sweeper.report.curves import Curve
+from sweeper.report.labels import hover, short
+from sweeper.units import MIB, difference, percent, unit
+
+BLUE, SKY, GREEN, ORANGE, RED, PURPLE, YELLOW = (
+    "#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#CC79A7", "#F0E442"
+)  # fmt: skip
+GREY = "#8C8C8C"
+LINES = (BLUE, RED, GREEN, ORANGE, SKY, PURPLE)
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+DIVERGING = [[0.0, BLUE], [0.5, "#F5F5F5"], [1.0, RED]]
+BAR_PX = 30
+"""Height of a bar with its gap."""
+
+
+def axis(title: str, **more: Any) -> dict[str, Any]:
+    """An axis that makes room for its labels."""
+    return {"title": {"text": title}, "automargin": True, **more}
+
+
+def trade_off(choice: Choice) -> Figure:
+    """Throughput against memory: eligible cells, those that break the rule, those that did not run."""
+    completed = [trial for trial in choice.ranking.trials if choice.cell_of(trial.record).completed]
+    ranked = [trial.record for trial in completed if trial.rank is not None]
+    out = [trial.record for trial in completed if trial.rank is None]
+    failed = [trial.record for trial in choice.ranking.trials if not choice.cell_of(trial.record).completed]
+    front = pareto_front([trial.record for trial in completed])
+    data = [
+        _line("Pareto front", front, "tokens_per_s"),
+        _points(
+            choice, "eligible", ranked[1:], {"color": SKY, "size": 10, "line": {"width": 1, "color": BLUE}}
+        ),
+        _points(choice, "breaks the rule", out, {"color": ORANGE, "size": 9, "symbol": "diamond-open"}),
+        _failures(failed),
+        _points(choice, "best", ranked[:1], {"color": RED, "size": 18, "symbol": "star"}),
+    ]
+    layout = {
+        "xaxis": axis("peak memory, MiB", tickformat=","),
+        "yaxis": axis("tokens/s", rangemode="tozero", tickformat=","),
+        "shapes": _limit(choice.ranking.rule.peak_memory_gib),
+        "hovermode": "closest",
+    }
+    return Figure("trade-off", "Throughput against peak memory", [item for item in data if item], layout, 460)
+
+
+def _points(
+    choice: Choice, name: str, records: Sequence[TrialRecord], marker: dict[str, Any]
+) -> dict[str, Any] | None:
+    records = [record for record in records if record.metric("peak_memory_bytes") is not None]
+    if not records:
+        return None
+    speeds = [record.metric("tokens_per_s") for record in records]
+    intervals = [interval(choice.cell_of(record), "tokens_per_s") for record in records]
+    above = [
+        found.high - speed if found and speed else 0 for found, speed in zip(intervals, speeds, strict=True)
+    ]
+    below = [
+        speed - found.low if found and speed else 0 for found, speed in zip(intervals, speeds, strict=True)
+    ]
+    errors = {"type": "data", "symmetric": False, "array": above, "arrayminus": below}
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": name,
+        "x": [(record.metric("peak_memory_bytes") or 0) / MIB for record in records],
+        "y": speeds,
+        "text": [hover(record) for record in records],
+        "hovertemplate": "%{text}<extra></extra>",
+        "marker": marker,
+        "error_y": {**errors, "thickness": 1, "width": 2, "color": "rgba(128,128,128,0.5)"},
+    }
+
+
+def _line(name: str, records: Sequence[TrialRecord], metric: str) -> dict[str, Any] | None:
+    if not records:
+        return None
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": name,
+        "x": [(record.metric("peak_memory_bytes") or 0) / MIB for record in records],
+        "y": [record.metric(metric) for record in records],
+        "line": {"color": GREEN, "width": 2, "dash": "dot", "shape": "hv"},
+        "hoverinfo": "skip",
+    }
+
+
+def _failures(records: Sequence[TrialRecord]) -> dict[str, Any] | None:
+    """Cells that did not finish, at the foot of the drawing, where their memory is known."""
+    known = [(record, memory) for record in records if (memory := memory_at_failure(record)) is not None]
+    if not known:
+        return None
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": "did not finish",
+        "x": [memory / MIB for _, memory in known],
+        "y": [0] * len(known),
+        "text": [hover(record) for record, _ in known],
+        "hovertemplate": "%{text}<extra></extra>",
+        "marker": {"color": RED, "size": 9, "symbol": "x-thin", "line": {"width": 2, "color": RED}},
+        "cliponaxis": False,
+    }
+
+
+def memory_at_failure(record: TrialRecord) -> float | None:
+    """How much memory a failed trial is known to have wanted: predicted, or reached, or its limit."""
+    limit = (record.spec.config.get("trial") or {}).get("memory_limit_gib")
+    for metric in ("predicted_peak_memory_bytes", "peak_memory_bytes"):
+        if (value := record.metric(metric)) is not None:
+            return max(value, limit * GIB if limit else 0)
+    return limit * GIB if limit else None
+
+
+def _limit(peak_memory_gib: float | None) -> list[dict[str, Any]]:
+    if peak_memory_gib is None:
+        return []
+    at = peak_memory_gib * GIB / MIB
+    line = {"color": GREY, "width": 1.5, "dash": "dash"}
+    return [{"type": "line", "x0": at, "x1": at, "y0": 0, "y1": 1, "yref": "paper", "line": line}]
+
+
+def effect_bars(key: str, title: str, effects: Sequence[Effect], metric: str, percents: bool) -> Figure:
+    """One bar per change of a switch, with the range over its pairs where there are several."""
+    told = [(effect, effect.deltas[metric]) for effect in effects if metric in effect.deltas]
+    good_is_low = metric != "tokens_per_s"
+    scale = MIB if metric.endswith("_bytes") else 1
+    values = [((delta.ratio or 1) - 1) * 100 if percents else delta.mean / scale for _, delta in told]
+    colors = [_verdict_color(value, good_is_low) for value in values]
+    data = {
+        "type": "bar",
+        "orientation": "h",
+        "y": [_change_label(effect) for effect, _ in told],
+        "x": values,
+        "marker": {"color": colors},
+        "text": [_signed(value, percents, metric) for value in values],
+        "textposition": "outside",
+        "cliponaxis": False,
+        "hovertext": [_range(delta, metric) for _, delta in told],
+        "hovertemplate": "%{y}: %{text}<br>%{hovertext}<extra></extra>",
+    }
+    layout = {
+        "xaxis": axis("", zeroline=True, zerolinewidth=1.5, range=_with_room(values), tickformat=","),
+        "yaxis": axis("", autorange="reversed"),
+        "showlegend": False,
+        "bargap": 0.35,
+    }
+    return Figure(key, title, [data], layout, 70 + max(2, len(told)) * (BAR_PX + 12))
+
+
+def _range(delta: Delta, metric: str) -> str:
+    low, high = difference(metric, delta.lowest), difference(metric, delta.highest)
+    return f"{low} to {high} over {delta.pairs} pairs"
+
+
+def _with_room(values: Sequence[float]) -> list[float]:
+    """A range that leaves room for the numbers at the ends of the bars."""
+    low, high = min(0, *values, 0), max(0, *values, 0)
+    room = 0.5 * (high - low)
+    return [low - room * (low < 0), high + room * (high > 0)]
+
+
+def _change_label(effect: Effect) -> str:
+    return f"{effect.switch}<br>{effect.before} → {effect.after}"
+
+
+def _verdict_color(value: float, good_is_low: bool) -> str:
+    if value == 0:
+        return GREY
+    return BLUE if (value < 0) == good_is_low else ORANGE
+
+
+def _signed(value: float, percents: bool, metric: str) -> str:
+    if percents:
+        return percent(1 + value / 100)
+    return difference(metric, value * unit(metric).divisor)
+
+
+def interaction_map(key: str, title: str, found: Sequence[Interaction], metric: str) -> Figure:
+    """Change by change: how much more (or less) both together do than each alone."""
+    told = [item for item in found if metric in item.excess]
+    names = list(dict.fromkeys(_short_change(item.first) for item in told))
+    others = list(dict.fromkeys(_short_change(item.second) for item in told))
+    scale = MIB if metric.endswith("_bytes") else 1
+    values = {
+        (_short_change(item.first), _short_change(item.second)): (item.excess[metric] - 1) * 100
+        if metric == "tokens_per_s"
+        else item.excess[metric] / scale
+        for item in told
+    }
+    grid = [[values.get((name, other)) for name in names] for other in others]
+    largest = max((abs(value) for value in values.values()), default=1) or 1
+    shown = [["" if value is None else _plain_sign(value) for value in row] for row in grid]
+    data = {
+        "type": "heatmap", "x": names, "y": others, "z": grid, "text": shown, "texttemplate": "%{text}",
+        "textfont": {"color": "#1a1a1a"},
+        "zmin": -largest, "zmax": largest, "colorscale": DIVERGING, "xgap": 2, "ygap": 2, "showscale": False,
+        "hoverongaps": False, "hovertemplate": "%{x}<br>with %{y}: %{text}<extra></extra>",
+    }  # fmt: skip
+    layout = {"xaxis": axis("", tickangle=-35, showgrid=False), "yaxis": axis("", showgrid=False)}
+    return Figure(key, title, [data], layout, 130 + len(others) * (BAR_PX + 6))
+
+
+def _plain_sign(value: float) -> str:
+    return "0" if abs(value) < 0.05 else f"{value:+,.1f}".replace("-", "−")
+
+
+def _short_change(item: tuple[str, str, str]) -> str:
+    return f"{item[0].rpartition('.')[2]} {item[1]} → {item[2]}"
+
+
+def waterfall(key: str, title: str, labels: Sequence[str], values: Sequence[float], metric: str) -> Figure:
+    """From the baseline's value to the last one, a bar per added switch."""
+    scale = MIB if metric.endswith("_bytes") else 1
+    scaled = [value / scale for value in values]
+    changes = [after - before for before, after in pairwise(scaled)]
+    good, bad = (ORANGE, BLUE) if metric.endswith("_bytes") else (BLUE, ORANGE)
+    data = {
+        "type": "waterfall",
+        "orientation": "h",
+        "measure": ["absolute", *("relative" for _ in changes), "total"],
+        "y": [*labels, "in all"],
+        "x": [scaled[0], *changes, 0],
+        "text": [f"{scaled[0]:,.0f}", *(f"{change:+,.0f}".replace("-", "−") for change in changes),
+                 f"{scaled[-1]:,.0f}"],
+        "textposition": "auto",
+        "cliponaxis": False,
+        "connector": {"line": {"color": GREY, "width": 1}},
+        "increasing": {"marker": {"color": good}},
+        "decreasing": {"marker": {"color": bad}},
+        "totals": {"marker": {"color": GREY}},
+        "hovertemplate": "%{y}: %{text}<extra></extra>",
+    }  # fmt: skip
+    layout = {
+        "xaxis": axis("MiB" if scale == MIB else "tokens/s", tickformat=","),
+        "yaxis": axis("", autorange="reversed"),
+        "showlegend": False,
+    }
+    return Figure(key, title, [data], layout, 90 + (len(labels) + 1) * (BAR_PX + 8))
+
+
+def loss_curves(shown: Sequence[Curve], others: Sequence[Curve]) -> Figure:
+    """Training loss over tokens: the best cells in colour, all others as a grey field behind them."""
+    data = []
+    if others:
+        x: list[float | None] = []
+        y: list[float | None] = []
+        for curve in others:
+            x += [*curve.tokens, None]
+            y += [*curve.losses, None]
+        line = {"color": "rgba(140,140,140,0.35)", "width": 1}
+        data.append(
+            {"type": "scatter", "mode": "lines", "name": "other trials", "x": x, "y": y, "line": line,
+             "hoverinfo": "skip"}
+        )  # fmt: skip
+    for position, curve in enumerate(shown):
+        data += _curve(curve, LINES[position % len(LINES)], DASHES[position % len(DASHES)])
+    layout = {
+        "xaxis": axis("tokens trained on", rangemode="tozero", tickformat=","),
+        "yaxis": axis("loss"),
+        "hovermode": "x unified" if len(shown) <= 3 else "closest",
+    }
+    return Figure("loss", "Loss over tokens", data, layout, 440)
+
+
+def _curve(curve: Curve, color: str, dash: str) -> list[dict[str, Any]]:
+    name = f"trial {curve.record.number}"
+    common = {"legendgroup": name, "text": short(curve.record), "type": "scatter"}
+    lines = {
+        **common, "mode": "lines", "name": name, "x": curve.tokens, "y": curve.losses,
+        "line": {"color": color, "width": 2, "dash": dash},
+        "hovertemplate": f"{name}: %{{y:.4f}} at %{{x:,}} tokens<br>%{{text}}<extra></extra>",
+    }  # fmt: skip
+    evaluations = {
+        **common, "mode": "markers", "name": f"{name}, evaluation", "showlegend": False,
+        "x": curve.evaluated_at, "y": curve.evaluations, "cliponaxis": False,
+        "marker": {"color": color, "size": 9, "symbol": "diamond"},
+        "hovertemplate": f"{name}: evaluation %{{y:.4f}} at %{{x:,}} tokens<extra></extra>",
+    }  # fmt: skip
+    return [lines, evaluations] if curve.evaluations else [lines]

@@ -1,0 +1,30 @@
+"""How a trial is named beside a mark."""
+
+from __future__ import annotations
+
+from html import escape
+
+from sweeper.records import TrialRecord
+from sweeper.units import phrase
+
+
+def short(record: TrialRecord) -> str:
+    """Its cell in one line, safe to show as HTML (Plotly reads `<b>` and its like)."""
+    return escape(record.label, quote=False)
+
+
+def hover(record: TrialRecord) -> str:
+    """What is shown when a mark is pointed at."""
+    lines = [f"<b>trial {record.number}</b>", *(escape(part, quote=False) for part in _settings(record))]
+    for metric in ("tokens_per_s", "peak_memory_bytes", "eval_loss"):
+        if (value := record.metric(metric)) is not None:
+            name = "eval loss " if metric == "eval_loss" else ""
+            lines.append(f"{name}{phrase(metric, value)}")
+    result = record.result
+    if result is not None and result.reason:
+        lines.append(f"{result.outcome.value}: {escape(result.reason[:90], quote=False)}")
+    return "<br>".join(lines)
+
+
+def _settings(record: TrialRecord) -> list[str]:
+    return [f"{key}={value}" for key, value in record.spec.overrides.items()]

@@ -1,0 +1,186 @@
+"""Which options of the search go together, and why the others do not. Pure functions."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+
+from sweeper.contract import Problem
+from sweeper.dimensions import Choices, Dimension
+from sweeper.objectives import METRICS, PROBED_METRICS, objectives
+from sweeper.schema import Config
+
+Dimensions = Mapping[str, Dimension]
+DURATION = re.compile(r"(\d+(?:\.\d+)?)(s|m|h|d)")
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+SAMPLER_PACKAGES = {"gp": ("scipy", "torch"), "cmaes": ("cmaes",), "qmc": ("scipy",)}
+"""What Optuna's samplers import when they are used (optuna.samplers, 5.0)."""
+
+
+def check_study(config: Config, dimensions: Dimensions, strategy: str) -> list[Problem]:
+    """Every rule about the study as a whole that is broken."""
+    return [problem for rule in RULES for problem in rule(config, dimensions, strategy)]
+
+
+def duration_s(text: str) -> float | None:
+    """Seconds in `90s`, `30m`, `2h`, `1d` or `1h30m`; None when it is none of these."""
+    parts = DURATION.findall(text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        return None
+    return sum(float(number) * SECONDS[unit] for number, unit in parts)
+
+
+def numbers(config: Config, dimensions: Dimensions, strategy: str) -> Iterator[Problem]:
+    """Numbers lie in their ranges."""
+    search, budget, repeats = config.search, config.budget, config.repeats
+    for key, value, lowest in (
+        ("search.n_trials", search.n_trials, 1),
+        ("search.seed", search.seed, 0),
+        ("search.probe_steps", search.probe_steps, 1),
+        ("budget.trials", budget.trials, 1),
+        ("budget.device_hours", budget.device_hours, 0),
+        ("repeats.finalists", repeats.finalists, 0),
+        ("repeats.runs", repeats.runs, 2),
+        ("slots", None if config.slots == "auto" else config.slots, 1),
+        ("constraint.tokens_per_s", config.constraint.tokens_per_s, 0),
+    ):
+        if isinstance(value, int | float) and (value < lowest or not math.isfinite(value)):
+            yield Problem(f"{key} must be >= {lowest}", key, str(value), f"give a value >= {lowest}")
+    if budget.time is not None and not duration_s(budget.time):
+        yield Problem(
+            "budget.time must be a duration", "budget.time", budget.time, "write 90s, 30m, 2h or 1d"
+        )
+
+
+def objective(config: Config, dimensions: Dimensions, strategy: str) -> Iterator[Problem]:
+    """Objectives are measured, differ, and can be computed."""
+    asked = objectives(config.objective)
+    for item in asked:
+        if item.metric not in METRICS:
+            yield Problem(
+                f"{item.key} must be a measured metric",
+                item.key,
+                item.metric,
+                f"take one of {', '.join(METRICS)}",
+            )
+        if item.metric == "cost_per_million_tokens" and config.hardware.price_per_hour is None:
+            yield Problem(
+                "cost_per_million_tokens needs the price of the device",
+                "hardware.price_per_hour",
+                "null",
+                "give hardware.price_per_hour=…",
+            )
+    names = [item.metric for item in asked]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield Problem("objectives must differ", "objective.minimize", name, "name each metric once")
+
+
+def pruner(config: Config, dimensions: Dimensions, strategy: str) -> Iterator[Problem]:
+    """A pruner has one objective, evaluations to look at, and a reason to."""
+    if config.pruner == "none":
+        return
+    asked = objectives(config.objective)
+    if len(asked) > 1:
+        yield Problem(
+            "a pruner needs a single objective",
+            "pruner",
+            f"{config.pruner} (objectives: {', '.join(item.metric for item in asked)})",
+            "set pruner=none, or name one objective",
+        )
+    if config.evaluate.every_steps is None and "evaluate.every_steps" not in dimensions:
+        yield Problem(
+            "a pruner compares evaluation losses while trials run",
+            "evaluate.every_steps",
+            "null",
+            "give evaluate.every_steps=…, or set pruner=none",
+        )
+    if config.constraint.eval_loss_within is None and asked[0].metric != "eval_loss":
+        yield Problem(
+            "a pruner needs a rule that the evaluation loss can break",
+            "constraint.eval_loss_within",
+            "null",
+            "give constraint.eval_loss_within=…, or set pruner=none",
+        )
+
+
+def fidelity(config: Config, dimensions: Dimensions, strategy: str) -> Iterator[Problem]:
+    """A probe can tell what is asked."""
+    if config.fidelity != "probe+train":
+        return
+    if strategy == "paper":
+        yield Problem(
+            "strategy=paper looks at the loss of every trial", "fidelity", "probe+train", "set fidelity=train"
+        )
+    for item in objectives(config.objective):
+        if item.metric in METRICS and item.metric not in PROBED_METRICS:
+            yield Problem(
+                f"fidelity=probe+train needs an objective that a few steps tell, and {item.metric} is none",
+                item.key,
+                item.metric,
+                "set fidelity=train",
+            )
+
+
+def discrete(config: Config, dimensions: Dimensions, strategy: str) -> Iterator[Problem]:
+    """A grid and the paper's procedure need lists of values."""
+    if strategy not in ("grid", "paper"):
+        return
+    for key, dimension in dimensions.items():
+        if not isinstance(dimension, Choices):
+            who = "a grid" if strategy == "grid" else "strategy=paper"
+            yield Problem(
+                f"{who} needs discrete values",
+                key,
+                dimension.text,
+                "list the values with commas, choice(…) or range(…), or set strategy=search",
+            )
+
+
+def something_to_search(config: Config, dimensions: Dimensions, strategy: str) -> Iterator[Problem]:
+    """A search has something to vary."""
+    if strategy == "search" and not dimensions:
+        yield Problem(
+            "a search needs an option that varies",
+            "search.n_trials",
+            str(config.search.n_trials),
+            "sweep one",
+        )
+
+
+def sampler(config: Config, dimensions: Dimensions, strategy: str) -> Iterator[Problem]:
+    """What the sampler imports is installed, and it can do what is asked."""
+    name = config.search.sampler
+    missing = [item for item in SAMPLER_PACKAGES.get(name, ()) if importlib.util.find_spec(item) is None]
+    if strategy in ("search", "joint") and missing:
+        packages = " ".join(missing)
+        yield Problem(f"sampler {name} needs {packages}", "search.sampler", name, f"pip install {packages}")
+    if name == "cmaes" and len(objectives(config.objective)) > 1:
+        yield Problem(
+            "cmaes needs a single objective", "search.sampler", name, "take search.sampler=tpe or nsgaii"
+        )
+
+
+def constraint_can_hold(config: Config, dimensions: Dimensions, strategy: str) -> Iterator[Problem]:
+    """What a constraint looks at is measured."""
+    if config.constraint.baseline is not None and config.constraint.eval_loss_within is None:
+        yield Problem(
+            "constraint.baseline is what eval_loss_within refers to",
+            "constraint.eval_loss_within",
+            "null",
+            "give constraint.eval_loss_within=…, or leave constraint.baseline out",
+        )
+
+
+Rule = Callable[[Config, Dimensions, str], Iterator[Problem]]
+RULES: tuple[Rule, ...] = (
+    numbers,
+    objective,
+    pruner,
+    fidelity,
+    discrete,
+    something_to_search,
+    sampler,
+    constraint_can_hold,
+)

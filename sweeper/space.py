@@ -1,0 +1,257 @@
+"""Overrides -> space: what may vary, and any combination of it composed, typed and checked."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sweeper.compose import Composer
+from sweeper.config import groups, keys
+from sweeper.contract import Problem
+from sweeper.dimensions import (
+    Choices,
+    Conditions,
+    Dimension,
+    Found,
+    Interval,
+    condition_problems,
+    parsed,
+    split,
+    written,
+)
+from sweeper.provenance import Machine, digest
+from sweeper.rules import check
+from sweeper.rules_search import check_study
+from sweeper.schema import Config
+
+NOT_THE_QUESTION = (
+    "study.", "tracking.", "hydra", "objective.", "constraint.", "hardware.", "trial.timeout_s", "budget.",
+    "slots", "repeats.", "search.n_trials",
+)  # fmt: skip
+"""Overrides that do not change what a study asks, and so do not change its derived name."""
+DEFAULT_TRIALS = 30
+"""Cells that are proposed where a continuous range leaves no end of them."""
+ENUMERATED = 5000
+"""Largest discrete space whose combinations are all looked at before a search."""
+TRIES = 200
+"""Combinations that are tried before a value counts as impossible."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One combination of the space."""
+
+    overrides: dict[str, str]
+    """Swept key -> value, as typed."""
+    config: Config
+
+    @property
+    def label(self) -> str:
+        return " ".join(f"{key}={value}" for key, value in self.overrides.items()) or "single"
+
+
+@dataclass(frozen=True)
+class Space:
+    """What a command line asks for."""
+
+    fixed: tuple[str, ...]
+    """Overrides that hold for every cell, as typed."""
+    dimensions: dict[str, Dimension]
+    """Swept key -> what it may be."""
+    conditions: Conditions
+    cells: tuple[Cell, ...]
+    """Grid: every cell. Elsewhere: cells that show every value, checked beforehand."""
+    config: Config
+    """The configuration without any swept value, resolved."""
+    strategy: str
+    """`grid`, `search`, `joint` or `paper`."""
+    composer: Composer = field(repr=False, compare=False)
+    machine: Machine = field(repr=False, compare=False)
+
+    @property
+    def name(self) -> str:
+        """The study's name when none is given: the same question gets the same name."""
+        question = sorted(item for item in self.fixed if not item.startswith(NOT_THE_QUESTION))
+        names = sorted(self.dimensions)
+        words = "_".join(key.rpartition(".")[2] if len(names) > 2 else key for key in names) or "single"
+        return f"{words[:60]}-{digest([question, self.swept], 6)}"
+
+    @property
+    def swept(self) -> dict[str, list[str]]:
+        """Swept key -> its values, or its range, as typed."""
+        return {key: dimension.texts() for key, dimension in self.dimensions.items()}
+
+    @property
+    def base(self) -> dict[str, Any]:
+        """The configuration without the swept overrides."""
+        return self.config.to_dict()
+
+    @property
+    def size(self) -> float:
+        """Combinations, those that are left out included; infinite with a continuous range."""
+        return math.prod(
+            len(d.values) if isinstance(d, Choices) else math.inf for d in self.dimensions.values()
+        )
+
+    def cell(self, values: Mapping[str, str]) -> Cell | None:
+        """The cell of a combination, or None when it is left out or breaks a rule."""
+        made = self.made(values)
+        return None if made is None or made[1] else made[0]
+
+    def made(self, values: Mapping[str, str]) -> tuple[Cell | None, list[Problem]] | None:
+        """The cell and what is wrong with it; None when the combination is left out."""
+        kept = self.conditions.active(values, self._elsewhere)
+        if kept is None:
+            return None
+        config, problems = self.composer.cell(kept)
+        if config is None:
+            return None, problems
+        known = {problem.key for problem in problems}  # what stands in its place breaks no rule of the user's
+        return Cell(kept, config), [
+            *problems,
+            *(item for item in check(config, self.machine) if item.key not in known),
+        ]
+
+    def combinations(self) -> Iterator[dict[str, str]]:
+        """Every combination of discrete values, the last key varying fastest."""
+        values = [dimension.ends for dimension in self.dimensions.values()]
+        for combination in itertools.product(*values):
+            yield dict(zip(self.dimensions, combination, strict=True))
+
+    @property
+    def _elsewhere(self) -> Mapping[str, str]:
+        return self.composer.choices if self.conditions.named() else {}
+
+
+class ConfigurationError(Exception):
+    """The configuration has mistakes; `problems` holds all of them with the cells they stand in.
+
+    `cells` are those that could be composed, with defaults in place of what is wrong, for further checks.
+    """
+
+    def __init__(self, problems: Sequence[tuple[Problem, str]], cells: Sequence[Cell] = ()) -> None:
+        self.problems = list(problems)
+        self.cells = tuple(cells)
+        super().__init__("; ".join(f"{item.key}={item.value}: {item.rule}" for item, _ in self.problems))
+
+
+def expand(arguments: Sequence[str], config_name: str, machine: Machine) -> Space:
+    """Compose, type and check what a command line asks for: every cell of a grid, or a search space.
+
+    Needs an initialised Hydra (`hydra.main` or `hydra.initialize_config_dir`). Raises ConfigurationError
+    with every problem of every cell.
+    """
+    overrides, problems = parsed(arguments)
+    fixed, swept, more = split(overrides)
+    problems += more
+    fixed = _with_default_space(fixed, swept)
+    composer = Composer(fixed, config_name)
+    base, base_problems = composer.cell({})
+    config = base or Config()
+    dimensions, conditions, more = written(config.space)
+    dimensions |= swept
+    problems += more
+    known = {*groups(), *keys()}
+    problems += [(item, "") for item in condition_problems(conditions, known, dimensions)]
+    bare = Space(tuple(fixed), dimensions, conditions, (), config, "", composer, machine)
+    strategy = _strategy(bare)
+    problems += [(item, "") for item in check_study(config, dimensions, strategy)]
+    space = Space(tuple(fixed), dimensions, conditions, (), config, strategy, composer, machine)
+    cells, more = _grid(space) if strategy == "grid" else _representatives(space)
+    problems += more or ([] if cells else [(item, "") for item in base_problems])
+    if problems:
+        raise ConfigurationError(list(dict.fromkeys(problems)), cells)
+    return Space(tuple(fixed), dimensions, conditions, tuple(cells), config, strategy, composer, machine)
+
+
+def _with_default_space(fixed: list[str], swept: Mapping[str, Dimension]) -> list[str]:
+    """`strategy=paper` and `strategy=joint` have a space of their own where none is given."""
+    asked = {"strategy=paper", "strategy=joint"} & set(fixed)
+    given = swept or any(item.startswith("space=") for item in fixed)
+    return [*fixed, "space=paper"] if asked and not given else fixed
+
+
+def _strategy(space: Space) -> str:
+    if space.config.strategy != "auto":
+        return space.config.strategy
+    continuous = any(isinstance(item, Interval) for item in space.dimensions.values())
+    return "search" if continuous or space.config.search.n_trials is not None else "grid"
+
+
+def _grid(space: Space) -> tuple[list[Cell], Found]:
+    """Every cell once; a broken rule anywhere is a mistake."""
+    cells: dict[str, Cell] = {}
+    problems: Found = []
+    for values in space.combinations():
+        made = space.made(values)
+        if made is None:
+            continue
+        cell, found = made
+        label = " ".join(f"{key}={value}" for key, value in values.items())
+        problems += [(problem, label) for problem in found]
+        if cell is not None:
+            cells[cell.label] = cell
+    if not cells and not problems:
+        problems = [(_nothing_left(space), "")]
+    return list(cells.values()), problems
+
+
+def _representatives(space: Space) -> tuple[list[Cell], Found]:
+    """For every value a cell that holds it, checked; a value that no cell can hold is a mistake."""
+    cells: dict[str, Cell] = {}
+    problems: Found = []
+    first = {key: dimension.ends[0] for key, dimension in space.dimensions.items()}
+    for values in _one_at_a_time(space, first):
+        cell, found = _holder(space, first, values)
+        problems += [(problem, " ".join(f"{k}={v}" for k, v in values.items())) for problem in found]
+        if cell is not None:
+            cells[cell.label] = cell
+    if not cells and not problems:
+        problems = [(_nothing_left(space), "")]
+    return list(cells.values()), problems
+
+
+def _one_at_a_time(space: Space, first: Mapping[str, str]) -> Iterator[dict[str, str]]:
+    yield {}
+    for key, dimension in space.dimensions.items():
+        yield from ({key: value} for value in dimension.ends if value != first[key])
+
+
+def _holder(
+    space: Space, first: Mapping[str, str], wanted: Mapping[str, str]
+) -> tuple[Cell | None, list[Problem]]:
+    """A sound cell with the wanted values, the others as near to the first ones as can be."""
+    problems: list[Problem] = []
+    for values in _around(space, first, wanted):
+        made = space.made(values)
+        if made is None:
+            continue
+        cell, found = made
+        if not found:
+            return cell, []
+        problems = problems or found
+    return None, problems
+
+
+def _around(space: Space, first: Mapping[str, str], wanted: Mapping[str, str]) -> Iterable[dict[str, str]]:
+    yield {**first, **wanted}
+    others = [key for key in space.dimensions if key not in wanted]
+    for key in others:
+        for value in space.dimensions[key].ends:
+            yield {**first, key: value, **wanted}
+    draw = random.Random(0)
+    for _ in range(TRIES):
+        yield {**{key: draw.choice(space.dimensions[key].ends) for key in others}, **wanted}
+
+
+def _nothing_left(space: Space) -> Problem:
+    return Problem(
+        "a space must hold a cell that is not left out",
+        "space.never",
+        "; ".join(space.config.space.never),
+        "narrow the combinations that are left out",
+    )

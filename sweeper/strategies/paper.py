@@ -1,0 +1,303 @@
+"""The paper's procedure: the batch size, then the methods, then the batch size again.
+
+1. At a fixed effective batch the micro batch is doubled until memory ends or speed does; then the
+   effective batch is taken at which the loss per token is lowest.
+2. At that batch each method is measured alone against the baseline, and the good ones are combined.
+3. The micro batch is doubled again with the chosen methods, because the memory they free moves the
+   optimum.
+
+The baseline is the first value of every option. `effects` in `decisions.json` holds a row per added
+method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sweeper.contract import Outcome
+from sweeper.dimensions import Choices
+from sweeper.ranking import violations
+from sweeper.records import TrialRecord
+from sweeper.strategies.base import Plan, Proposal, Question, measured
+from sweeper.strategies.effects import effects
+
+MICRO, EFFECTIVE, ACCUMULATION, STEPS = "batch.micro", "batch.effective", "batch.accumulation", "train.steps"
+BATCH = (MICRO, EFFECTIVE, ACCUMULATION)
+TIE = 0.01
+"""Losses and speeds that differ by less count as equal: about the run-to-run noise of a quiet machine."""
+MOST_MICRO = 2**14
+
+Values = dict[str, str]
+
+
+def paper(question: Question) -> Plan[None]:
+    """All three stages."""
+    procedure = Procedure(question)
+    yield from procedure.micro_batch("1 batch")
+    yield from procedure.effective_batch()
+    yield from procedure.methods()
+    yield from procedure.micro_batch("3 batch again")
+    yield from procedure.baselines()
+    procedure.summarise()
+
+
+class Procedure:
+    """The values chosen so far, and how they were found."""
+
+    def __init__(self, question: Question) -> None:
+        self._question = question
+        self._dimensions = {
+            key: list(item.values)
+            for key, item in question.space.dimensions.items()
+            if isinstance(item, Choices)
+        }
+        self._baseline = {key: values[0] for key, values in self._dimensions.items() if key not in BATCH}
+        self._methods = dict(self._baseline)
+        batch = question.config.batch
+        micros = self._dimensions.get(MICRO, [])
+        self._micros = [int(value) for value in micros]
+        self._micro = min(self._micros, default=1)
+        effectives = [int(value) for value in self._dimensions.get(EFFECTIVE, [])]
+        self._effective = effectives[0] if effectives else batch.effective or 16
+        self._effectives = effectives or [self._effective // 2, self._effective, self._effective * 2]
+        self._added: list[tuple[str, TrialRecord]] = []
+
+    def micro_batch(self, stage: str) -> Plan[None]:
+        """Double the micro batch at the chosen effective batch, and take the fastest."""
+        found: list[TrialRecord] = []
+        for micro in self._doublings():
+            (record,) = yield from self._measure(stage, {**self._methods, **self._batch(micro)})
+            if record is None:
+                continue
+            found.append(record)
+            if _outcome(record) in (Outcome.OUT_OF_MEMORY, Outcome.PREDICTED_OOM):
+                break
+        sound = [record for record in found if self._is_sound(record)]
+        if not sound:
+            self._question.decide(stage, f"stage {stage}: no micro batch runs; it stays {self._micro}")
+            return
+        best = max(sound, key=_speed)
+        before, self._micro = self._micro, _micro(best)
+        if self._added:
+            self._added.append((f"{MICRO}={self._micro}", best))
+        self._question.decide(
+            stage,
+            f"stage {stage}: {MICRO}={self._micro}, {_figures(best)}; tried "
+            f"{', '.join(map(_tried, found))} at {EFFECTIVE}={self._effective}"
+            + (f"; it was {before} before" if stage.startswith("3") else ""),
+            chosen=self._batch(self._micro),
+            trials=[record.number for record in found],
+        )
+
+    def _doublings(self) -> list[int]:
+        """The micro batches to try: those that were named, or doublings, that divide the effective one."""
+        named = sorted(self._micros) or [2**power for power in range(MOST_MICRO.bit_length())]
+        return [micro for micro in named if micro <= self._effective and self._effective % micro == 0]
+
+    def effective_batch(self) -> Plan[None]:
+        """Train on equal tokens with each effective batch; lowest loss, the larger batch on a tie."""
+        stage = "1 effective batch"
+        sizes = sorted(size for size in self._effectives if size % self._micro == 0 and size >= self._micro)
+        records = yield from self._measure(
+            stage,
+            *({**self._methods, MICRO: str(self._micro), EFFECTIVE: str(size), **self._equal_tokens(size)}
+              for size in sizes),
+        )  # fmt: skip
+        known = [
+            (size, record, loss)
+            for size, record in zip(sizes, records, strict=True)
+            if record is not None and (loss := record.metric("eval_loss")) is not None
+        ]
+        if not known:
+            self._question.decide(stage, f"stage {stage}: no loss was measured; it stays {self._effective}")
+            return
+        lowest = min(loss for _, _, loss in known)
+        within = [(size, record) for size, record, loss in known if loss <= lowest * (1 + TIE)]
+        self._effective, _ = max(within, key=lambda item: item[0])
+        losses = ", ".join(f"{size}: {loss:.4f}" for size, _, loss in known)
+        self._question.decide(
+            stage,
+            f"stage {stage}: {EFFECTIVE}={self._effective}; evaluation loss at equal tokens {losses}; "
+            f"the largest within {TIE:.0%} of the lowest",
+            chosen=self._batch(self._micro),
+            trials=[record.number for _, record, _ in known],
+        )
+
+    def _equal_tokens(self, effective: int) -> Values:
+        """Steps that make the number of sequences equal; a token budget does so already."""
+        config = self._question.config
+        if config.train.token_budget is not None or config.train.steps is None:
+            return {}
+        steps = max(config.trial.warmup_steps + 1, round(config.train.steps * self._effective / effective))
+        return {} if steps == config.train.steps else {STEPS: str(steps)}
+
+    def methods(self) -> Plan[None]:
+        """Each method alone against the baseline, then the good ones together, one after the other."""
+        stage = "2 methods"
+        batch = self._batch(self._micro)
+        options = [
+            (key, value)
+            for key, values in self._dimensions.items()
+            if key not in BATCH
+            for value in values[1:]
+        ]
+        base, *alone = yield from self._measure(
+            stage,
+            {**self._baseline, **batch},
+            *({**self._baseline, key: value, **batch} for key, value in options),
+        )
+        if base is None or not self._is_sound(base):
+            self._question.decide(stage, f"stage {stage}: the baseline did not run; no method is chosen")
+            return
+        self._added.append(("baseline", base))
+        tested = [
+            (key, value, record)
+            for (key, value), record in zip(options, alone, strict=True)
+            if record is not None
+        ]
+        good = self._good(stage, base, tested)
+        yield from self._combine(stage, base, good)
+
+    def _good(
+        self, stage: str, base: TrialRecord, tested: Sequence[tuple[str, str, TrialRecord]]
+    ) -> list[tuple[str, str, TrialRecord]]:
+        """The methods that help, best first; of the values of one option the best one."""
+        best: dict[str, tuple[str, str, TrialRecord]] = {}
+        for key, value, record in tested:
+            why = self._against(base, record)
+            helps = why.startswith("good")
+            self._question.decide(
+                stage, f"stage {stage}: {key}={value} alone is {why}", trials=[record.number]
+            )
+            if helps and (key not in best or _worth(base, record) > _worth(base, best[key][2])):
+                best[key] = (key, value, record)
+        return sorted(best.values(), key=lambda item: -_worth(base, item[2]))
+
+    def _against(self, base: TrialRecord, record: TrialRecord) -> str:
+        """What a method alone does to the baseline, and whether that is good."""
+        if not self._is_sound(record):
+            broken = violations(record, self._question.rule, base.metric("eval_loss"))
+            return f"left out: {'; '.join(broken)}"
+        speed, memory = _speed(record) / _speed(base), _memory(record) / _memory(base)
+        loss, allowed = record.metric("eval_loss"), self._question.rule.eval_loss_within
+        reference = base.metric("eval_loss")
+        figures = f"{speed:.2f}x speed, {memory:.2f}x memory"
+        if loss is not None and reference is not None:
+            figures += f", evaluation loss {loss:.4f} against {reference:.4f}"
+            if allowed is not None and loss > reference * (1 + allowed):
+                return f"left out: {figures}"
+        return f"good: {figures}" if speed > 1 + TIE or memory < 1 - TIE else f"left out: {figures}"
+
+    def _combine(
+        self, stage: str, base: TrialRecord, good: Sequence[tuple[str, str, TrialRecord]]
+    ) -> Plan[None]:
+        """Add one good method after the other; keep each that still helps beside the others."""
+        reached = base
+        for key, value, alone in good:
+            tried = {**self._methods, key: value}
+            if tried == {**self._baseline, key: value}:
+                record: TrialRecord | None = alone  # the first one was measured already
+            else:
+                (record,) = yield from self._measure(stage, {**tried, **self._batch(self._micro)})
+            if record is None:
+                self._question.decide(stage, f"stage {stage}: {key}={value} does not go with the others")
+                continue
+            why = self._against(reached, record)
+            kept = why.startswith("good") and not self._loses_loss(base, record)
+            verdict = "kept" if kept else "not kept"
+            self._question.decide(
+                stage, f"stage {stage}: {key}={value} added to the others is {why}; {verdict}", kept=kept
+            )
+            if kept:
+                self._methods, reached = tried, record
+                self._added.append((f"{key}={value}", record))
+
+    def _loses_loss(self, base: TrialRecord, record: TrialRecord) -> bool:
+        allowed, loss, reference = (
+            self._question.rule.eval_loss_within,
+            record.metric("eval_loss"),
+            base.metric("eval_loss"),
+        )
+        if allowed is None or loss is None or reference is None:
+            return False
+        return loss > reference * (1 + allowed)
+
+    def baselines(self) -> Plan[None]:
+        """The plain cells that the effects are told against: fp32, and the first 16-bit precision."""
+        for precision in ("fp32", *[p for p in self._dimensions.get("precision", []) if p != "fp32"][:1]):
+            yield from self._measure("baselines", self.plain(precision))
+
+    def plain(self, precision: str) -> Values:
+        """The baseline in this precision, at the chosen batch."""
+        swept = {"precision": precision} if "precision" in self._dimensions else {}
+        return {**self._baseline, **swept, **self._plain_batch()}
+
+    def _plain_batch(self) -> Values:
+        """The batch at which the methods were compared: that of the first row."""
+        first = self._added[0][1].spec.overrides if self._added else self._batch(self._micro)
+        return {key: first[key] for key in (MICRO, EFFECTIVE) if key in first}
+
+    def summarise(self) -> None:
+        """Note the cumulative effect: a row per added method."""
+        rows = effects(self._question.records, self._added, self.plain)
+        if not rows:
+            return
+        last = rows[-1]
+        self._question.decide(
+            "summary",
+            f"all together: {_times(last, 'fp32')} against fp32, {_times(last, '16bit')} against 16 bit",
+            effects=rows,
+        )
+
+    def _batch(self, micro: int) -> Values:
+        return {MICRO: str(micro), EFFECTIVE: str(self._effective)}
+
+    def _measure(self, stage: str, *asked: Mapping[str, str]) -> Plan[list[TrialRecord | None]]:
+        """Measure these; None for one that is impossible."""
+        cells = [self._question.space.cell(values) for values in asked]
+        possible = [Proposal(cell, stage) for cell in cells if cell is not None]
+        records = iter((yield from measured(possible)))
+        return [None if cell is None else next(records) for cell in cells]
+
+    def _is_sound(self, record: TrialRecord) -> bool:
+        """It ran, and keeps the constraints on memory and speed."""
+        return _outcome(record) is Outcome.COMPLETED and not violations(record, self._question.rule, None)
+
+
+def _outcome(record: TrialRecord) -> Outcome | None:
+    return record.result.outcome if record.result else None
+
+
+def _speed(record: TrialRecord) -> float:
+    return record.metric("tokens_per_s") or 0.0
+
+
+def _memory(record: TrialRecord) -> float:
+    return record.metric("peak_memory_bytes") or float("inf")
+
+
+def _worth(base: TrialRecord, record: TrialRecord) -> float:
+    """Speed gained times memory saved."""
+    return _speed(record) / max(_speed(base), 1e-9) * _memory(base) / _memory(record)
+
+
+def _times(row: Mapping[str, Any], baseline: str) -> str:
+    less, faster = row[f"memory_vs_{baseline}"], row[f"speed_vs_{baseline}"]
+    return (
+        "not measured" if less is None or faster is None else f"{less:.2f}x less memory, {faster:.2f}x speed"
+    )
+
+
+def _micro(record: TrialRecord) -> int:
+    return int(record.spec.config["batch"]["micro"])
+
+
+def _figures(record: TrialRecord) -> str:
+    return f"{_speed(record):,.0f} tokens/s in {_memory(record) / 2**20:,.0f} MiB"
+
+
+def _tried(record: TrialRecord) -> str:
+    outcome = _outcome(record)
+    how = f"{_speed(record):,.0f} tokens/s" if outcome is Outcome.COMPLETED else str(outcome)
+    return f"{_micro(record)}: {how}"

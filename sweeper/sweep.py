@@ -1,0 +1,310 @@
+"""One run of a study, from the overrides of a command line to the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from sweeper import __version__
+from sweeper.asking import Asking
+from sweeper.bill import bill_lines
+from sweeper.board import Board, Listener
+from sweeper.budget import Budget
+from sweeper.contract import Problem, write_json
+from sweeper.identity import Identities
+from sweeper.launchers.base import Launcher
+from sweeper.launchers.local import LocalLauncher
+from sweeper.masking import mask, mask_all
+from sweeper.memory_screen import MemoryScreen
+from sweeper.provenance import device_memory_bytes, machine, now
+from sweeper.ranking import Ranking, Rule, rank, to_json, to_markdown
+from sweeper.reading import OpenStudy
+from sweeper.records import StudyFolder, StudyRecord
+from sweeper.report import write as write_report
+from sweeper.reproduction import reproduction
+from sweeper.rules import check
+from sweeper.scheduler import Scheduler
+from sweeper.schema import BatchConfig, Config, StudyConfig
+from sweeper.slots import BusyDeviceError, Slot, make_slots
+from sweeper.space import Cell, ConfigurationError, Space, expand
+from sweeper.strategies.base import Question
+from sweeper.strategies.search import trials_of
+from sweeper.study import OptunaStudy, StorageError
+from sweeper.tracking import Tracker
+from sweeper.tracking_server import check as check_tracking
+from sweeper.tracking_server import default_uri, ui_command
+from sweeper.tracking_store import preload
+
+MOST_CELLS_REPORTED = 1000
+"""After a larger study the report, which then takes seconds, is left to `python -m sweeper report`."""
+MOST_PREDICTED = 64
+"""Cells above which a sweep predicts each only when its turn comes."""
+CACHE = ".cache"
+"""Folder below `study.root` for tokenised data, shared by its studies."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How a run of a study ended."""
+
+    folder: StudyFolder
+    ranking: Ranking
+    reused: int
+    """Trials that were found and not run again."""
+    ran: int
+    interrupted: bool
+    ui_command: str | None
+    """The command that starts MLflow's pages; None when a server shows them already."""
+    url: str | None
+    """Where the study is to be seen in MLflow; None when the store did not answer."""
+    reproduce: str | None
+    """The command that runs the best trial again."""
+    left: str | None = None
+    """Why the study ended although cells are left."""
+
+
+@contextmanager
+def local_launcher() -> Iterator[Launcher]:
+    """Trials on this machine."""
+    import tempfile
+
+    with tempfile.NamedTemporaryFile(prefix="sweeper-launcher-", suffix=".log") as log:
+        launcher = LocalLauncher(Path(log.name))
+        launcher.start()
+        try:
+            yield launcher
+        finally:
+            launcher.close()
+
+
+Listening = Callable[[], AbstractContextManager[Listener]]
+Launching = Callable[[], AbstractContextManager[Launcher]]
+
+
+def sweep(
+    arguments: Sequence[str],
+    config_name: str,
+    command: str,
+    listening: Listening,
+    launching: Launching = local_launcher,
+) -> Verdict:
+    """Run whatever is missing of the study that the arguments ask for.
+
+    Needs an initialised Hydra. Raises ConfigurationError (nothing was written), StudyIsBusyError,
+    BusyDeviceError, or StorageError.
+    """
+    space, slots = _checked(arguments, config_name, launching)
+    root = Path(space.config.study.root)
+    folder = StudyFolder(root / (space.config.study.name or space.name))
+    with launching() as launcher:
+        preload()
+        identities = Identities(launcher, root / CACHE, machine())
+        identities.look(space.cells)
+        with folder.locked():
+            study = _study_record(space, folder, command)
+            run = Run(study, folder, space, slots, launcher, identities)
+            return run.carry_out(listening)
+
+
+def _checked(arguments: Sequence[str], config_name: str, launching: Launching) -> tuple[Space, list[Slot]]:
+    """The space and the slots; when anything is wrong with them, everything that is."""
+    try:
+        space = expand(arguments, config_name, machine())
+    except ConfigurationError as error:
+        raise _completed(error, launching) from None
+    slots, too_many = make_slots(space.config, machine())
+    problems = [item for item in (_tracking_problem(space.config), too_many) if item is not None]
+    if problems:
+        raise _completed(ConfigurationError([(item, "") for item in problems], space.cells), launching)
+    return space, slots
+
+
+def _completed(error: ConfigurationError, launching: Launching) -> ConfigurationError:
+    """The same error with what a look at models, data and tracking adds to it."""
+    known = {(problem.key, problem.value) for problem, _ in error.problems}
+    problems = list(error.problems)
+    if error.cells and (tracking := _tracking_problem(error.cells[0].config)):
+        problems.append((tracking, ""))
+    sound = [_neutral(cell) for cell in error.cells if _has_sound_inputs(cell)]
+    if sound:
+        with launching() as launcher:
+            try:
+                Identities(launcher, Path(sound[0].config.study.root) / CACHE, machine()).look(sound)
+            except ConfigurationError as more:
+                problems += [item for item in more.problems if (item[0].key, item[0].value) not in known]
+    return ConfigurationError(list(dict.fromkeys(problems)))
+
+
+def _has_sound_inputs(cell: Cell) -> bool:
+    broken = {problem.key.partition(".")[0] for problem in check(cell.config, machine())}
+    return not broken & {"model", "data"}
+
+
+def _neutral(cell: Cell) -> Cell:
+    """The cell with batch sizes that cannot be wrong: what is wrong with its own is known already."""
+    return replace(cell, config=replace(cell.config, batch=BatchConfig(1, 1, 1)))
+
+
+def _tracking_problem(config: Config) -> Problem | None:
+    uri = _tracking_uri(config)
+    refusal = check_tracking(uri)
+    return None if refusal is None else Problem(refusal, "tracking.uri", mask(uri), "")
+
+
+def _tracking_uri(config: Config) -> str:
+    return config.tracking.uri or default_uri(Path(config.study.root))
+
+
+def _study_record(space: Space, folder: StudyFolder, command: str) -> StudyRecord:
+    """What is asked for now, in the generation that it belongs to; written to `study.json`."""
+    before = folder.read_study()
+    generation = before.generation if before else 1
+    if before and space.config.study.fresh:
+        generation += 1
+    study = StudyRecord(
+        name=folder.path.name,
+        created_at=before.created_at if before else now(),
+        command=mask(command),
+        overrides=tuple(mask(item) for item in space.fixed),
+        swept=space.swept,
+        config=mask_all(space.base),
+        generation=generation,
+        sweeper_version=__version__,
+    )
+    folder.write_study(study)
+    return study
+
+
+@dataclass
+class Run:
+    """One run of a study that was found sound."""
+
+    study: StudyRecord
+    folder: StudyFolder
+    space: Space
+    slots: list[Slot]
+    launcher: Launcher
+    identities: Identities
+
+    def carry_out(self, listening: Listening) -> Verdict:
+        """Run what is missing, then say which trial is best."""
+        config = self.space.config
+        tracker = Tracker(
+            _tracking_uri(config), config.tracking.experiment or self.study.name, self.folder, self.study
+        )
+        with listening() as listener:
+            scheduler = self._scheduler(listener, tracker)
+            scheduler.settle()
+            self._show_bill(scheduler)
+            reused = scheduler.board.done
+            if reused:
+                listener(scheduler.board, f"{reused} cells were measured before and are not run again")
+            interrupted = self._play(scheduler, tracker)
+            ranking = _conclude(self.study, self.folder, config, scheduler)
+            problem = _log(tracker, self.folder, ranking, interrupted)
+            if problem:
+                listener(scheduler.board, problem)
+        return self._verdict(scheduler, tracker, ranking, interrupted)
+
+    def _show_bill(self, scheduler: Scheduler) -> None:
+        """What the cells that are left will take, predicted before a first trial could be disturbed by it."""
+        if scheduler.is_over() or len(self.space.cells) > MOST_PREDICTED or self.space.strategy != "grid":
+            return
+        assert scheduler.memory is not None
+        for line in bill_lines(self.space.cells, scheduler.memory, self._cache_dir):
+            scheduler.say(line)
+
+    @property
+    def _cache_dir(self) -> Path:
+        return Path(self.space.config.study.root) / CACHE
+
+    def _scheduler(self, listener: Listener, tracker: Tracker) -> Scheduler:
+        space, config = self.space, self.space.config
+        board = Board(_total(space), len(self.slots))
+        question = Question(space, lambda line: listener(board, line))
+        memory = MemoryScreen(self.launcher, self._cache_dir, device_memory_bytes())
+        return Scheduler(
+            study=self.study,
+            folder=self.folder,
+            space=space,
+            asking=Asking(question),
+            identities=self.identities,
+            slots=self.slots,
+            launcher=self.launcher,
+            optuna=OptunaStudy(
+                self.study.name, _storage(config.study, self.folder), config.objective, config.constraint
+            ),
+            tracker=tracker,
+            board=board,
+            listener=listener,
+            cache_dir=self._cache_dir,
+            budget=Budget(config.budget),
+            screens=[memory.verdict],
+            memory=memory,
+        )
+
+    def _play(self, scheduler: Scheduler, tracker: Tracker) -> bool:
+        """Whether it was interrupted."""
+        if not scheduler.is_over():  # now, since the store's first use would slow down a trial beside it
+            scheduler.say(tracker.log_study([], "running"))
+        try:
+            scheduler.run()
+        except KeyboardInterrupt:
+            return True
+        return False
+
+    def _verdict(
+        self, scheduler: Scheduler, tracker: Tracker, ranking: Ranking, interrupted: bool
+    ) -> Verdict:
+        return Verdict(
+            folder=self.folder,
+            ranking=ranking,
+            reused=scheduler.board.reused,
+            ran=scheduler.board.ran,
+            interrupted=interrupted,
+            ui_command=ui_command(_tracking_uri(self.space.config)),
+            url=tracker.url(),
+            reproduce=reproduction(self.study, ranking.best) if ranking.best else None,
+            left=scheduler.left,
+        )
+
+
+def _total(space: Space) -> int | None:
+    """Cells in all, where the strategy knows them beforehand."""
+    if space.config.fidelity != "train" or space.config.repeats.finalists or space.strategy == "paper":
+        return None
+    return len(space.cells) if space.strategy == "grid" else trials_of(space)
+
+
+def _storage(study: StudyConfig, folder: StudyFolder) -> str:
+    return study.storage or f"sqlite:///{folder.optuna.absolute()}"
+
+
+def _conclude(study: StudyRecord, folder: StudyFolder, config: Config, scheduler: Scheduler) -> Ranking:
+    """Rank the cells that were asked for and write the verdict down."""
+    records = [state.record for state in scheduler.board.cells if state.record is not None]
+    ranking = rank(records, Rule.of(config.objective, config.constraint))
+    best = ranking.best
+    write_json(folder.ranking_json, to_json(ranking))
+    if scheduler.asking.question.decisions:
+        write_json(folder.decisions, scheduler.asking.question.decisions)
+    reproduce = reproduction(study, best) if best else None
+    folder.ranking_markdown.write_text(
+        to_markdown(ranking, f"Study {study.name}", reproduce), encoding="utf-8"
+    )
+    if len(records) <= MOST_CELLS_REPORTED:
+        write_report(OpenStudy(folder, study, config), running=False)
+    return ranking
+
+
+def _log(tracker: Tracker, folder: StudyFolder, ranking: Ranking, interrupted: bool) -> str | None:
+    if tracker.is_complete():
+        return None
+    problem = tracker.sync()
+    records = folder.read_trials()
+    return problem or tracker.log_study(records, "interrupted" if interrupted else "ended", ranking.best)
+
+
+__all__ = ["BusyDeviceError", "StorageError", "Verdict", "sweep"]

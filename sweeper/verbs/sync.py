@@ -1,0 +1,50 @@
+"""`python -m sweeper sync [study.name=…] [tracking.uri=…]`: log to MLflow what it missed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from sweeper.masking import MASK, mask
+from sweeper.reading import OpenStudy, asked_studies
+from sweeper.records import StudyIsBusyError
+from sweeper.studies import summary
+from sweeper.verbs import reading_verb
+
+if TYPE_CHECKING:
+    from sweeper.tracking import StudyState
+
+
+@reading_verb
+def run(arguments: Sequence[str]) -> int:
+    """Bring every study that is meant up to date in its MLflow store."""
+    lines = [_synced(study) for study in asked_studies(arguments)]
+    for line, _ in lines:
+        print(line)
+    return 0 if all(done for _, done in lines) else 1
+
+
+def _synced(study: OpenStudy) -> tuple[str, bool]:
+    """What to say about a study, and whether MLflow holds all of it now."""
+    name = study.record.name
+    if MASK in study.tracking_uri:
+        return (
+            f"{name}: its store's password is not recorded; give tracking.uri=… with study.name={name}",
+            False,
+        )
+    try:
+        with study.folder.locked():
+            return _send(study)
+    except StudyIsBusyError:
+        return f"{name}: is running; its driver logs what is missing when it ends", True
+
+
+def _send(study: OpenStudy) -> tuple[str, bool]:
+    tracker, name = study.tracker(), study.record.name
+    problem = tracker.sync()
+    state: StudyState = "ended" if summary(study, running=False).state == "ended" else "interrupted"
+    problem = problem or tracker.log_study(study.trials, state, study.choice.ranking.best)
+    if problem:
+        return f"{name}: {problem}", False
+    store = mask(study.tracking_uri)
+    return f"{name}: {tracker.logged} trials are in {store}, {tracker.sent} of them new", True

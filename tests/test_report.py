@@ -1,0 +1,171 @@
+"""The report: its page opens in a real browser, draws every figure, and needs nothing from outside."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sweeper.contract import Outcome
+from sweeper.reading import opened
+from sweeper.records import StudyFolder
+from sweeper.report import write
+from tests.synthetic import methods_study, write_study, write_trial
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+needs_chromium = pytest.mark.skipif(
+    CHROMIUM is None, reason="no Chromium on this machine to open the page in"
+)
+MARKS = re.compile(r'class="(?:point|js-line|hm)\b|class="[^"]*\bpoint\b')
+
+
+def nothing(path: Path) -> StudyFolder:
+    return write_study(path, {"lora.r": ["8", "16"]})
+
+
+def one_trial(path: Path) -> StudyFolder:
+    study = write_study(path, {})
+    write_trial(study, 0, {})
+    return study
+
+
+def still_running(path: Path) -> StudyFolder:
+    study = write_study(path, {"lora.r": ["8", "16"]})
+    write_trial(study, 0, {"lora.r": "8"})
+    write_trial(study, 1, {"lora.r": "16"}, outcome=None)
+    return study
+
+
+def all_failed(path: Path) -> StudyFolder:
+    study = write_study(path, {"lora.r": ["8", "16"]})
+    write_trial(study, 0, {"lora.r": "8"}, Outcome.OUT_OF_MEMORY, "did not fit")
+    write_trial(study, 1, {"lora.r": "16"}, Outcome.DIVERGED, "the loss became NaN")
+    return study
+
+
+STUDIES: dict[str, Callable[[Path], StudyFolder]] = {
+    "methods": methods_study,
+    "nothing": nothing,
+    "one trial": one_trial,
+    "still running": still_running,
+    "all failed": all_failed,
+}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, StudyFolder]:
+    """Each kind of study with its report."""
+    root = tmp_path_factory.mktemp("report")
+    made = {name: make(root / name.replace(" ", "-")) for name, make in STUDIES.items()}
+    for folder in made.values():
+        write(opened(folder))
+    return made
+
+
+def page(folder: StudyFolder) -> str:
+    return folder.report_html.read_text(encoding="utf-8")
+
+
+def embedded(text: str, name: str) -> Any:
+    found = re.search(rf'<script type="application/json" id="{name}">(.*?)</script>', text, re.DOTALL)
+    assert found is not None
+    return json.loads(found[1])
+
+
+def opened_in_browser(folder: StudyFolder, profile: Path, width: int) -> str:
+    """The page's elements after its script ran, without a network."""
+    command = [
+        str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}",
+        "--host-resolver-rules=MAP * ~NOTFOUND", f"--window-size={width},1200", "--virtual-time-budget=20000",
+        "--dump-dom", folder.report_html.resolve().as_uri(),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+@needs_chromium
+@pytest.mark.parametrize(("name", "width"), [*((name, 1400) for name in STUDIES), ("methods", 390)])
+def test_the_page_opens_without_an_error_and_every_figure_has_marks(
+    folders: dict[str, StudyFolder], tmp_path: Path, name: str, width: int
+) -> None:
+    dom = opened_in_browser(folders[name], tmp_path, width)
+    opening = dom[: dom.index("<head")]
+    assert 'data-ready="true"' in opening
+    assert "data-errors" not in opening, opening
+    drawn = re.split(r'<div class="plot[^"]*" id="figure-', dom)[1:]
+    expected = embedded(page(folders[name]), "figures")
+    assert len(drawn) == len(expected)
+    for figure in drawn:
+        key, figure_dom = figure.split('"', 1)[0], figure.split("</figure>", 1)[0]
+        assert MARKS.search(figure_dom) or "<image" in figure_dom, f"{key} shows nothing"
+
+
+def test_every_section_of_a_full_study_has_its_figures_and_tables(folders: dict[str, StudyFolder]) -> None:
+    text = page(folders["methods"])
+    sections = dict(re.findall(r'<section id="([\w-]+)">(.*?)</section>', text, re.DOTALL))
+    expected = "ranking trade-off cumulative effects interactions loss memory failures environment".split()
+    assert list(sections) == expected
+    for key, inner in sections.items():
+        assert "<table" in inner, key
+        assert ("<figure>" in inner) == (key not in ("ranking", "failures", "environment")), key
+
+
+def test_figures_are_valid_for_plotly(folders: dict[str, StudyFolder]) -> None:
+    from plotly.graph_objects import Figure
+
+    for folder in folders.values():
+        for figure in embedded(page(folder), "figures").values():
+            Figure(data=figure["data"], layout=figure["layout"])  # raises on what Plotly does not know
+
+
+def test_the_page_fetches_nothing(folders: dict[str, StudyFolder]) -> None:
+    text = re.sub(r'<script type="text/plain" id="plotly">.*?</script>', "", page(folders["methods"]))
+    assert re.findall(r'(?:src|href)="(?!#|data:)[^"]*"', text) == []
+    assert "@import" not in text and "url(" not in text
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("nothing", "No trial has ended yet"),
+        ("one trial", "Trial 0 is best"),
+        ("still running", "Trial 0 is best"),
+        ("all failed", "No trial satisfies the rule"),
+    ],
+)
+def test_a_report_of_little_says_what_there_is(folders: dict[str, StudyFolder], name: str, said: str) -> None:
+    assert said in page(folders[name])
+    assert said in folders[name].report_markdown.read_text(encoding="utf-8")
+
+
+def test_what_failed_is_told_with_its_reason(folders: dict[str, StudyFolder]) -> None:
+    text = folders["methods"].report_markdown.read_text(encoding="utf-8")
+    section = text.partition("## What did not work")[2]
+    for words in ("out of memory", "crashed", "pruned", "predicted oom", "killed by signal 9"):
+        assert words in section
+
+
+def test_text_from_trials_cannot_become_markup(tmp_path: Path) -> None:
+    evil = "</script><img src=x onerror=alert(1)>"
+    study = write_study(tmp_path / "s", {"model.path": [evil]})
+    write_trial(study, 0, {"model.path": evil})
+    write_trial(study, 1, {"model.path": "b"}, Outcome.CRASHED, f"bad {evil}")
+    write(opened(study))
+    assert "<img" not in page(study)
+    assert html.escape(evil) in page(study)
+
+
+def test_predicted_memory_is_compared_with_measured_where_it_is_known(
+    folders: dict[str, StudyFolder],
+) -> None:
+    assert (
+        "predicted" not in page(folders["one trial"]).partition('id="memory"')[2].partition("</section>")[0]
+    )

@@ -1,0 +1,1 @@
+"""One fine-tune: model, data, optimizer, loop and meters. Imported only inside a trial process."""

@@ -1,0 +1,95 @@
+"""`python -m trainers TRIAL_DIR`: carry out the trial that TRIAL_DIR/spec.json asks for.
+
+The whole interface of a trial is its folder. The exit status is 0 when `result.json` was written,
+whatever the outcome: outcomes are values.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+
+from sweeper.contract import Outcome, TrialFolder, TrialResult, TrialSpec
+from trainers.process import MemoryLimit, choose_devices, use_threads
+
+
+def main(arguments: list[str]) -> int:
+    """Run the trial in the folder that is named."""
+    if len(arguments) != 1 or not TrialFolder(Path(arguments[0])).spec.is_file():
+        sys.stderr.write("usage: python -m trainers TRIAL_DIR (a folder with a spec.json)\n")
+        return 2
+    run_trial(TrialFolder(Path(arguments[0]).absolute()))
+    return 0
+
+
+def run_trial(folder: TrialFolder) -> None:
+    """Carry out the trial and write its result."""
+    spec = folder.read_spec()
+    choose_devices(spec)
+    use_threads(spec)
+    folder.write_result(_result(spec, folder))
+
+
+def _result(spec: TrialSpec, folder: TrialFolder) -> TrialResult:
+    from trainers.activity import NotActiveError
+    from trainers.production import Production
+    from trainers.trial import Trial
+
+    trial = Production(spec, folder) if spec.production else Trial(spec, folder)
+    limit = MemoryLimit(trial.config.trial.memory_limit_gib, trial.device.type == "cuda")
+    try:
+        return trial.run()
+    except NotActiveError as error:
+        return dataclasses.replace(error.result, traceback=traceback.format_exc())
+    except Exception as error:  # noqa: BLE001 - the broad except that is meant: an error is an outcome
+        trace = traceback.format_exc()
+        sys.stderr.write(trace)
+        partial = trial.result(Outcome.CRASHED, f"{type(error).__name__}: {error}", trace)
+        error.__traceback__ = None  # lets go of the tensors that the failed frames hold
+        return _with_cause(partial, error, trial, spec, limit)
+
+
+def _with_cause(
+    crashed: TrialResult, error: Exception, trial: object, spec: TrialSpec, limit: MemoryLimit
+) -> TrialResult:
+    """Tell running out of memory from other failures, by type or by the limit that was enforced."""
+    import torch
+
+    is_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    if not is_memory and limit.on_cpu and isinstance(error, RuntimeError):
+        del trial
+        is_memory = succeeds_without_limit(spec, crashed.measurements.steps or 0, limit)
+    if not is_memory:
+        return crashed
+    allowed = f"trial.memory_limit_gib={limit.limit_gib}" if limit.limit_gib else "the device's memory"
+    reason = (
+        f"the trial must fit {allowed}, but an allocation failed: lower batch.micro, set "
+        "checkpointing=on, or quantise the base"
+    )
+    return dataclasses.replace(crashed, outcome=Outcome.OUT_OF_MEMORY, reason=reason)
+
+
+def succeeds_without_limit(spec: TrialSpec, steps_done: int, limit: MemoryLimit) -> bool:
+    """Whether the same work gets past the failed step once the limit is lifted.
+
+    torch raises a plain RuntimeError when the CPU allocator fails, and an error's text is no contract:
+    the experiment is.
+    """
+    from trainers.trial import Trial
+
+    limit.lift()
+    config = {**spec.config, "train": {**spec.config["train"], "steps": steps_done + 1, "token_budget": None}}
+    with tempfile.TemporaryDirectory(prefix="sweeper-limit-") as scratch:
+        try:
+            result = Trial(dataclasses.replace(spec, config=config), TrialFolder(Path(scratch))).run()
+        except Exception as error:  # noqa: BLE001 - it fails in itself; the first error is reported
+            sys.stderr.write(f"without trial.memory_limit_gib={limit.limit_gib}: {error}\n")
+            return False
+    return result.outcome is Outcome.COMPLETED
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,48 @@
+"""The storages of a real run, counted by the same meter and in the same loops as the prediction's dry run.
+
+This is what the prediction is verified against where there is no allocator that keeps count.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import set_seed
+
+from sweeper.contract_memory import MemoryPrediction
+from sweeper.schema import Config
+from trainers.adapters import add_adapter
+from trainers.batches import plan
+from trainers.data import prepare_data
+from trainers.environment import quiet_libraries
+from trainers.evaluate import evaluation_loss
+from trainers.memory.kernels import inner_bytes
+from trainers.memory.predict import as_prediction
+from trainers.memory.steps import LOOPS, SilentRecorder, describe_model, watched
+from trainers.memory.storages import StorageMeter
+from trainers.model import load_base, load_tokenizer
+from trainers.optimizers import build_optimizer, training_arguments
+from trainers.precision import device
+
+
+def count(config: Config, cache_dir: Path) -> MemoryPrediction:
+    """Train and evaluate as a trial of `config` does, and return what was counted, in a prediction's form."""
+    quiet_libraries()
+    set_seed(config.train.seed)
+    where = device(config)
+    data = prepare_data(config, load_tokenizer(config.model), cache_dir)
+    work = plan(config, data.train)
+    meter = StorageMeter(inner_bytes=inner_bytes(where.type == "cuda"))
+    with meter:
+        with meter.during("load", "weights"):
+            model = add_adapter(load_base(config, where), config)
+            describe_model(model, meter)
+            arguments = training_arguments(config, work.steps, Path("unused"))
+            optimizer = build_optimizer(model, arguments)
+        with watched(model, optimizer, meter):
+            evaluation_loss(model, data, config, where)
+            recorder: Any = SilentRecorder(lambda: None)
+            LOOPS[config.trainer](config, work, data, model, optimizer, arguments, recorder)
+            evaluation_loss(model, data, config, where)
+    return as_prediction(meter.peaks, None)

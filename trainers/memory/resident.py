@@ -1,0 +1,69 @@
+"""What Linux shows as resident memory of a CPU trial beyond its live tensors.
+
+Three things come on top: pages of the weight file that stay mapped, what malloc keeps of freed memory, and
+code and buffers of the libraries that are first touched at work.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import nn
+
+from sweeper.schema import Config
+from trainers.model import has_weights, model_path
+
+LIBRARIES_BYTES = 25 * 2**20
+"""Code, arenas and buffers of the libraries that are first touched at work."""
+KEPT_SHARE = 0.1
+"""Share of the peak that malloc keeps of freed memory, or that lies between blocks."""
+KEPT_MOST_BYTES = 64 * 2**20
+"""glibc gives the top of the heap back beyond twice its largest mmap threshold of 32 MiB (mallopt(3))."""
+HALF_PRECISION_BYTES = 60 * 2**20
+"""What 16-bit products take besides: oneDNN's generated code and reordered copies."""
+QUANTISING_BYTES = 65 * 2**20
+"""What malloc keeps of the unpacked weights that pass through while a quantised model is loaded."""
+# The four measured constants are from `benchmarks/memory_cpu.py --shape 30m --shard 1/6`.
+STORED = {"F32": "torch.float32", "BF16": "torch.bfloat16", "F16": "torch.float16"}
+"""Types of the safetensors format in torch's terms."""
+
+
+def resident_bytes(config: Config, model: nn.Module, phases: Mapping[str, int]) -> int:
+    """Highest resident memory above the level at trial start, from the peaks of the phases.
+
+    Weights that are kept as the file has them are the file's own pages. If some are, the whole file stays
+    mapped; if none is, it goes when loading ends.
+    """
+    file_bytes, stored = _weight_files(config)
+    kept = [weight for weight in model.parameters() if not weight.requires_grad or config.adapter == "full"]
+    as_stored = sum(weight.nbytes for weight in kept if str(weight.dtype) == stored)
+    besides = max(file_bytes - as_stored, 0)
+    while_loading = phases.get("load", 0) + besides
+    at_work = max((size for phase, size in phases.items() if phase != "load"), default=0)
+    at_work += besides if as_stored else 0
+    return max(while_loading, at_work + _overhead(config, at_work))
+
+
+def _overhead(config: Config, at_work: int) -> int:
+    overhead = LIBRARIES_BYTES + min(int(at_work * KEPT_SHARE), KEPT_MOST_BYTES)
+    overhead += HALF_PRECISION_BYTES if config.precision != "fp32" else 0
+    return overhead + (QUANTISING_BYTES if config.quantization != "none" else 0)
+
+
+def _weight_files(config: Config) -> tuple[int, str | None]:
+    """Size of the weight files, and the type of their first tensor in torch's terms."""
+    folder = Path(model_path(config.model))
+    if not folder.is_dir() or not has_weights(config.model):
+        return 0, None
+    files = sorted(folder.glob("*.safetensors"))
+    return sum(file.stat().st_size for file in files), _first_type(files[0])
+
+
+def _first_type(file: Path) -> str | None:
+    """The format begins with the length of its JSON header (8 bytes, little-endian)."""
+    with file.open("rb") as content:
+        header = json.loads(content.read(int.from_bytes(content.read(8), "little")))
+    names = [name for name in header if name != "__metadata__"]
+    return STORED.get(header[names[0]]["dtype"]) if names else None
