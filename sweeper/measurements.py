@@ -19,6 +19,12 @@ class Measurements:
     """25th percentile of the optimizer step's time."""
     step_time_p75_s: float | None = None
     """75th percentile of the optimizer step's time."""
+    mfu: float | None = None
+    """CUDA only: operations that the steps needed, as a share of what the device could do (model FLOPs
+    utilisation)."""
+    hfu: float | None = None
+    """CUDA only: the same with operations that checkpointing repeats (hardware FLOPs utilisation). Above 0.75
+    the measurement is wrong, and the trial is not ranked."""
     steps: int | None = None
     """Optimizer steps taken."""
     measured_steps: int | None = None

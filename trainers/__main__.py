@@ -7,6 +7,7 @@ whatever the outcome: outcomes are values.
 from __future__ import annotations
 
 import dataclasses
+import gc
 import sys
 import tempfile
 import traceback
@@ -14,6 +15,9 @@ from pathlib import Path
 
 from sweeper.contract import Outcome, TrialFolder, TrialResult, TrialSpec
 from trainers.process import MemoryLimit, choose_devices, use_threads
+
+CUDA_ERROR_MEMORY_ALLOCATION = 2
+"""`cudaErrorMemoryAllocation` of CUDA's driver_types.h."""
 
 
 def main(arguments: list[str]) -> int:
@@ -47,23 +51,38 @@ def _result(spec: TrialSpec, folder: TrialFolder) -> TrialResult:
     except Exception as error:  # noqa: BLE001 - the broad except that is meant: an error is an outcome
         trace = traceback.format_exc()
         sys.stderr.write(trace)
-        partial = trial.result(Outcome.CRASHED, f"{type(error).__name__}: {error}", trace)
-        error.__traceback__ = None  # lets go of the tensors that the failed frames hold
-        return _with_cause(partial, error, trial, spec, limit)
+        crashed = trial.result(Outcome.CRASHED, f"{type(error).__name__}: {error}", trace)
+        is_memory = is_out_of_memory(error)
+        may_be_memory = limit.on_cpu and isinstance(error, RuntimeError)
+        _let_go(error)
+    del trial
+    if not is_memory and may_be_memory:
+        is_memory = succeeds_without_limit(spec, crashed.measurements.steps or 0, limit)
+    return _out_of_memory(crashed, limit) if is_memory else crashed
 
 
-def _with_cause(
-    crashed: TrialResult, error: Exception, trial: object, spec: TrialSpec, limit: MemoryLimit
-) -> TrialResult:
-    """Tell running out of memory from other failures, by type or by the limit that was enforced."""
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed, by the exception's type, or the code that CUDA gave it.
+
+    cuBLAS's CUBLAS_STATUS_ALLOC_FAILED is a plain RuntimeError to torch, whose text alone would tell it;
+    bitsandbytes' own allocations end the process when they fail. Neither is recognised here.
+    """
     import torch
 
-    is_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    if not is_memory and limit.on_cpu and isinstance(error, RuntimeError):
-        del trial
-        is_memory = succeeds_without_limit(spec, crashed.measurements.steps or 0, limit)
-    if not is_memory:
-        return crashed
+    if isinstance(error, torch.AcceleratorError):
+        return getattr(error, "error_code", None) == CUDA_ERROR_MEMORY_ALLOCATION
+    return isinstance(error, torch.OutOfMemoryError | MemoryError)
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Clear the frames that failed: their variables hold the model, whatever else may hold the frames."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
+
+
+def _out_of_memory(crashed: TrialResult, limit: MemoryLimit) -> TrialResult:
     allowed = f"trial.memory_limit_gib={limit.limit_gib}" if limit.limit_gib else "the device's memory"
     reason = (
         f"the trial must fit {allowed}, but an allocation failed: lower batch.micro, set "
@@ -78,8 +97,13 @@ def succeeds_without_limit(spec: TrialSpec, steps_done: int, limit: MemoryLimit)
     torch raises a plain RuntimeError when the CPU allocator fails, and an error's text is no contract:
     the experiment is.
     """
+    from trainers.memory_meters import release_freed
+    from trainers.optimizers import forget_overrides
     from trainers.trial import Trial
 
+    forget_overrides()
+    gc.collect()  # closures tie the first attempt into cycles
+    release_freed()
     limit.lift()
     config = {**spec.config, "train": {**spec.config["train"], "steps": steps_done + 1, "token_budget": None}}
     with tempfile.TemporaryDirectory(prefix="sweeper-limit-") as scratch:

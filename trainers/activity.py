@@ -7,6 +7,7 @@ with `NotActiveError` instead.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,16 +16,17 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
-from transformers.pytorch_utils import Conv1D
+from transformers import PreTrainedModel
 
 from sweeper.contract import TrialResult
 from sweeper.schema import Config
-from trainers.batches import batch_sizes
+from trainers.adapters import base_modules, is_linear, output_head, wanted_adapters
 from trainers.optimizers import state_dtypes, state_tensors
-from trainers.precision import compute_dtype, device
 
 QUANTIZED_CLASSES = {"int8": "Linear8bitLt", "nf4": "Linear4bit"}
 """Class of bitsandbytes that a quantised linear layer has."""
+SCALING_DIGITS = 6
+"""Decimal places to which the scaling of adapters is recorded."""
 
 
 class NotActiveError(RuntimeError):
@@ -85,7 +87,7 @@ def _norms(weights: list[nn.Parameter]) -> list[float]:
 def _first_linears(model: nn.Module) -> list[nn.Module]:
     """The first linear layer of each stack of blocks, in which checkpointing works block by block."""
     stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    firsts = [next(filter(_is_linear, stack.modules()), None) for stack in stacks]
+    firsts = [next(filter(is_linear, stack.modules()), None) for stack in stacks]
     return [linear for linear in firsts if linear is not None]
 
 
@@ -94,27 +96,23 @@ def _embedding(model: nn.Module) -> nn.Module:
     return found
 
 
-def _is_linear(module: nn.Module) -> bool:
-    """Leaf linear layers, bitsandbytes' subclasses of `nn.Linear` included."""
-    return isinstance(module, nn.Linear | Conv1D)
-
-
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def model_activity(model: nn.Module) -> dict[str, Any]:
+def model_activity(model: nn.Module, config: Config) -> dict[str, Any]:
     """Facts about the model as it stands before training."""
     base = [(name, weight) for name, weight in model.named_parameters() if "lora_" not in name]
     trainable = [weight for weight in model.parameters() if weight.requires_grad]
     return {
         "model_class": type(_unwrapped(model)).__name__,
-        "linear_classes": dict(Counter(type(m).__name__ for m in _base_linears(model))),
+        "linear_classes": dict(Counter(type(m).__name__ for m in _base_linears(model).values())),
         "attention": getattr(_unwrapped(model).config, "_attn_implementation", None),
         "base_dtypes": _dtypes([weight for _, weight in base]),
         "trainable_dtypes": _dtypes(trainable),
         "base_frozen": not any(weight.requires_grad for _, weight in base),
-        **_adapter_activity(model),
+        **_quantization_activity(model),
+        **_adapter_activity(model, config),
     }
 
 
@@ -122,25 +120,60 @@ def _unwrapped(model: nn.Module) -> Any:
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
-def _base_linears(model: nn.Module) -> list[nn.Module]:
-    """The base model's linear layers: those of the adapter are left out."""
-    return [m for name, m in model.named_modules() if _is_linear(m) and "lora_" not in name]
+def _base_linears(model: nn.Module) -> dict[str, nn.Module]:
+    """The base model's linear layers by name: those of the adapter are left out."""
+    return {name: module for name, module in base_modules(_unwrapped(model)) if is_linear(module)}
+
+
+def _quantization_activity(model: nn.Module) -> dict[str, Any]:
+    """Nothing for a base that is not quantised; figures of 4-bit layers are empty under int8."""
+    linears = _base_linears(model)
+    quantized: list[Any] = [m for m in linears.values() if _is_quantized(m)]
+    if not quantized:
+        return {}
+    states = [m.weight.quant_state for m in quantized if getattr(m.weight, "quant_state", None) is not None]
+    whole = _left_whole(_unwrapped(model))
+    return {
+        "unquantized_linears": sorted(
+            name for name, module in linears.items() if not (_is_quantized(module) or whole(name, module))
+        ),
+        "quantization_types": dict(Counter(state.quant_type for state in states)),
+        "double_quantization": all(state.nested for state in states) if states else None,
+        "quantized_compute_dtypes": dict(Counter(_name(m.compute_dtype) for m in quantized if states)),
+    }
+
+
+def _is_quantized(module: nn.Module) -> bool:
+    return type(module).__name__ in QUANTIZED_CLASSES.values()
+
+
+def _left_whole(base: PreTrainedModel) -> Callable[[str, nn.Module], bool]:
+    """Whether transformers leaves a linear layer unquantised on purpose: the output head, the owner of the
+    last weight, and what the model's class keeps in fp32 (`HfQuantizer.get_modules_to_not_convert`)."""
+    head, kept = output_head(base), set(base._keep_in_fp32_modules or ())
+    *_, last = (name for name, _ in base.named_parameters() if "lora_" not in name)
+    owner = last.rpartition(".")[0].removesuffix(".base_layer")
+    return lambda name, module: module is head or name == owner or not kept.isdisjoint(name.split("."))
 
 
 def _dtypes(weights: list[nn.Parameter]) -> dict[str, int]:
     return dict(Counter(_name(weight.dtype) for weight in weights))
 
 
-def _adapter_activity(model: nn.Module) -> dict[str, Any]:
-    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
-    if not layers:
+def _adapter_activity(model: nn.Module, config: Config) -> dict[str, Any]:
+    adapted = {name: m for name, m in base_modules(_unwrapped(model)) if isinstance(m, LoraLayer)}
+    if not adapted:
         return {"adapter_modules": 0}
+    layers, wanted = list(adapted.values()), wanted_adapters(config, _unwrapped(model))
+    scalings = {scaling for layer in layers for scaling in layer.scaling.values()}
     down = [weight for layer in layers for weight in _weights(layer.lora_A)]
     up = [weight for layer in layers for weight in _weights(layer.lora_B)]
     return {
         "adapter_modules": len(layers),
+        "adapters_missing": sorted(wanted - adapted.keys()),
+        "adapters_beyond": sorted(adapted.keys() - wanted),
         "adapter_ranks": sorted({rank for layer in layers for rank in layer.r.values()}),
-        "adapter_scaling": sorted({round(s, 6) for layer in layers for s in layer.scaling.values()}),
+        "adapter_scaling": sorted({round(scaling, SCALING_DIGITS) for scaling in scalings}),
         "dora": all(any(layer.use_dora.values()) for layer in layers),
         "lora_a_is_random": all(bool(weight.float().std() > 0) for weight in down),
         "lora_b_is_zero": all(not weight.any() for weight in up),
@@ -159,81 +192,23 @@ def step_activity(probe: Probe, updates: int) -> dict[str, Any]:
         "batch_effective": sum(probe.micro_batches) or None,
         "recomputed": probe.recomputed(),
         "compute_dtype": next(iter(probe.compute_dtypes), None),
+        "compute_dtypes": dict(probe.compute_dtypes),
         "weights_moved": probe.weights_moved() if updates else None,
     }
 
 
+def qualified_name(cls: type) -> str:
+    """A class by the module that defines it."""
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
 def optimizer_activity(optimizer: Optimizer) -> dict[str, Any]:
     """Facts about the optimizer after it took steps."""
+    paged = sum(getattr(tensor, "is_paged", False) for tensor in state_tensors(optimizer))
     return {
-        "optimizer_class": f"{type(optimizer).__module__}.{type(optimizer).__qualname__}",
+        "optimizer_class": qualified_name(type(optimizer)),
         "optimizer_fused": bool(optimizer.defaults.get("fused")),
-        "optimizer_paged_tensors": sum(getattr(t, "is_paged", False) for t in state_tensors(optimizer)),
+        "optimizer_paged": paged > 0,
+        "optimizer_paged_tensors": paged,
         "optimizer_state_dtypes": state_dtypes(optimizer),
     }
-
-
-def mismatches(config: Config, active: dict[str, Any]) -> list[str]:
-    """Each method that was asked for and is not among what was found active.
-
-    `active` may lack facts of steps that were never taken; those are not judged.
-    """
-    sizes = batch_sizes(config.batch)
-    checks = [
-        ("attention", active.get("attention"), config.attention),
-        ("batch.micro", active.get("batch_micro"), sizes.micro),
-        ("batch.accumulation", active.get("batch_accumulation"), sizes.accumulation),
-        ("checkpointing", active.get("recomputed"), config.checkpointing),
-        ("precision", active.get("compute_dtype"), _name(compute_dtype(config))),
-        ("adapter", active.get("base_frozen"), config.adapter == "lora"),
-    ]
-    wrong = [
-        f"`{key}` must take effect: asked for {asked!r}, found {found!r}"
-        for key, found, asked in checks
-        if found is not None and found != asked
-    ]
-    if active.get("weights_moved") is False:
-        wrong.append("training must change the weights, but every trainable one is as it was at the start")
-    return [*wrong, *_quantization(config, active), *_adapter(config, active), *_optimizer(config, active)]
-
-
-def _quantization(config: Config, active: dict[str, Any]) -> list[str]:
-    classes = active.get("linear_classes", {})
-    wanted = QUANTIZED_CLASSES.get(config.quantization)
-    found = [name for name in QUANTIZED_CLASSES.values() if classes.get(name)]
-    if found == ([wanted] if wanted else []):
-        return []
-    return [f"`quantization={config.quantization}` must take effect, but the linear layers are {classes}"]
-
-
-def _adapter(config: Config, active: dict[str, Any]) -> list[str]:
-    if config.adapter == "full":
-        return ["`adapter=full` must train no adapter, but has one"] if active.get("adapter_modules") else []
-    facts = {
-        "adapter modules": bool(active.get("adapter_modules")),
-        "rank": active.get("adapter_ranks") == [config.lora.r],
-        "random A": active.get("lora_a_is_random"),
-        "zero B": active.get("lora_b_is_zero"),
-        "lora.use_dora": active.get("dora") == config.lora.use_dora,
-    }
-    return [f"`adapter=lora` must have its {name} at the start" for name, holds in facts.items() if not holds]
-
-
-def _optimizer(config: Config, active: dict[str, Any]) -> list[str]:
-    if "optimizer_state_dtypes" not in active:
-        return []
-    wrong = []
-    if "8bit" in config.optim and "uint8" not in active["optimizer_state_dtypes"]:
-        wrong.append(
-            f"`optim={config.optim}` must hold 8-bit state, but no tensor of its state is 8-bit "
-            "(bitsandbytes keeps 32-bit state below 4096 elements): raise lora.r or take a larger model"
-        )
-    if "fused" in config.optim and not active["optimizer_fused"]:
-        wrong.append(f"`optim={config.optim}` must be fused, but torch runs it unfused")
-    # bitsandbytes pages on CUDA only; elsewhere the optimizer is the unpaged one and is recorded so
-    if "paged" in config.optim and device(config).type == "cuda" and not active["optimizer_paged_tensors"]:
-        wrong.append(
-            f"`optim={config.optim}` must page its state, but no tensor of it is paged (bitsandbytes pages "
-            "tensors of at least 100000 elements): raise lora.r, take a larger model, or the unpaged one"
-        )
-    return wrong

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -80,11 +82,38 @@ def _query_value(model_config: PretrainedConfig, model: nn.Module) -> str | list
 
 def linear_names(model: nn.Module) -> set[str]:
     """Last parts of the names of all linear layers."""
-    return {name.split(".")[-1] for name, module in model.named_modules() if _is_linear(module)}
+    return {name.split(".")[-1] for name, module in base_modules(model) if is_linear(module)}
 
 
-def _is_linear(module: nn.Module) -> bool:
+def base_modules(base: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Modules of a base model by the names that they have without an adapter; an adapted layer comes as
+    PEFT's layer and as its own."""
+    for name, module in base.named_modules():
+        if "lora_" not in name:
+            yield name.removesuffix(".base_layer"), module
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Leaf linear layers, bitsandbytes' subclasses of `nn.Linear` included."""
     return isinstance(module, nn.Linear | Conv1D)
+
+
+def output_head(base: PreTrainedModel) -> nn.Module | None:
+    """The layer that makes logits, without its adapter."""
+    head = base.get_output_embeddings()
+    found: nn.Module | None = getattr(head, "base_layer", head)
+    return found
+
+
+def wanted_adapters(config: Config, base: PreTrainedModel) -> set[str]:
+    """Names of the modules of `base` that `lora.target_modules` asks for, by PEFT's rules for them."""
+    wanted, modules = target_modules(config, base.config, base), list(base_modules(base))
+    if wanted == "all-linear":
+        head = output_head(base)
+        return {name for name, module in modules if is_linear(module) and module is not head}
+    if isinstance(wanted, str):
+        return {name for name, _ in modules if re.fullmatch(wanted, name)}
+    return {name for name, _ in modules if any(f".{name}".endswith(f".{target}") for target in wanted)}
 
 
 def check_targets(config: Config) -> list[str]:

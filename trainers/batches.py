@@ -71,10 +71,10 @@ class BatchSizes:
 def batch_sizes(batch: BatchConfig) -> BatchSizes:
     """Resolve `batch`. Raises ValueError when the micro batch does not divide the effective one."""
     if batch.accumulation is not None:
-        sizes = BatchSizes(batch.micro, batch.accumulation)
+        sizes = BatchSizes(batch.sequences, batch.accumulation)
     else:
         effective = batch.effective or DEFAULT_EFFECTIVE_BATCH
-        sizes = BatchSizes(batch.micro, effective // batch.micro)
+        sizes = BatchSizes(batch.sequences, effective // batch.sequences)
     if sizes.effective != (batch.effective or sizes.effective) or sizes.accumulation < 1:
         raise ValueError(
             "`batch.micro * batch.accumulation == batch.effective` must hold, but got "
@@ -163,10 +163,10 @@ def _step_count(config: Config, examples: Examples, effective: int) -> int:
     budget = config.train.token_budget
     if config.train.steps is not None or budget is None:
         return config.train.steps or DEFAULT_STEPS
-    at_most = -(-budget // int(examples.lengths.min()))
-    indices = order(config.train.seed, len(examples), -(-at_most // effective) * effective)
-    per_step = examples.lengths[indices].reshape(-1, effective).sum(axis=1)
-    return int(np.searchsorted(per_step.cumsum(), budget)) + 1
+    epochs, rest = divmod(budget - 1, int(examples.lengths.sum()))
+    last = examples.lengths[_permutation(config.train.seed, epochs, len(examples))]
+    reached_by = epochs * len(examples) + int(np.searchsorted(last.cumsum(), rest + 1))
+    return reached_by // effective + 1
 
 
 class OrderedExamples(Dataset[Example]):

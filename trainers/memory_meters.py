@@ -36,6 +36,14 @@ def reset_peak_resident() -> bool:
     return True
 
 
+def release_freed() -> None:
+    """Give freed memory back to the system, which glibc keeps resident (malloc_trim(3)); where it can."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (OSError, AttributeError):
+        return
+
+
 def _status_bytes(field: str) -> int | None:
     try:
         lines = Path("/proc/self/status").read_text().splitlines()

@@ -38,6 +38,8 @@ COMMON_DEFINITIONS = {
     "forgetting": "loss per target token on the first evaluate.general texts of the general corpus, less the "
     "same with the adapter off (before training under adapter=full)",
 }
+NOT_OF_A_TRIAL = "checkpoint"
+"""Phase of a production run whose memory is left out, so that its peak compares with the trial's."""
 
 
 @dataclass
@@ -99,8 +101,8 @@ class Meters:
         return time.perf_counter()
 
     def highest(self, field: str) -> int | None:
-        """The highest value of a `PhaseRecord` field over all phases."""
-        values = [getattr(record, field) for record in self.phases.values()]
+        """The highest value of a `PhaseRecord` field over the phases that a trial has too."""
+        values = [getattr(record, field) for name, record in self.phases.items() if name != NOT_OF_A_TRIAL]
         return max((value for value in values if value is not None), default=None)
 
     def _open_segment(self) -> None:

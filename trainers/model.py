@@ -27,6 +27,9 @@ ARCHITECTURE = "arch:"
 """Beginning of a `model.path` that names a shipped architecture: a configuration without weights."""
 ARCHITECTURES = Path(__file__).parent / "architectures"
 
+CHECKPOINTING = {"use_reentrant": False}
+"""Arguments of `torch.utils.checkpoint.checkpoint`: reentrant checkpointing needs inputs with gradients."""
+
 
 def model_path(model: ModelConfig) -> str:
     """Local folder or hub id of the model. Raises ValueError for an architecture that is not shipped."""
@@ -116,7 +119,7 @@ def configure(model: PreTrainedModel, config: Config) -> PreTrainedModel:
     if config.quantization == "nf4":
         _hold_4bit_layers(model)
     if config.checkpointing:
-        model.activation_checkpointing_enable({"use_reentrant": False})
+        model.activation_checkpointing_enable(CHECKPOINTING)
     return model
 
 

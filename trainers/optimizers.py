@@ -7,6 +7,7 @@ second moments and no first moment.
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from transformers.trainer_pt_utils import get_parameter_names
 
 from sweeper.schema import Config
 from trainers.batches import batch_sizes
+from trainers.model import CHECKPOINTING
 from trainers.precision import device, mixed_precision
 
 NOT_DECAYED = (r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)")
@@ -32,12 +34,34 @@ def training_arguments(config: Config, steps: int, folder: Path) -> TrainingArgu
 
     Raises ValueError for an optimizer or scheduler that `transformers` does not know.
     """
-    return TrainingArguments(output_dir=str(folder), **argument_values(config, steps))
+    return TrainingArguments(
+        output_dir=str(folder),
+        dataloader_pin_memory=device(config).type == "cuda",
+        remove_unused_columns=False,
+        report_to="none",
+        save_strategy="no",
+        eval_strategy="no",
+        logging_strategy="no",
+        logging_nan_inf_filter=False,
+        disable_tqdm=True,
+        **_argument_values(config, steps),
+    )
 
 
-def argument_values(config: Config, steps: int) -> dict[str, Any]:
-    """The arguments of `TrainingArguments` that differ from its defaults, as plain JSON types."""
-    sizes, where = batch_sizes(config.batch), device(config)
+def portable_arguments(config: Config, steps: int) -> dict[str, Any]:
+    """What `TrainingArguments` takes for the same training elsewhere, as plain JSON types.
+
+    Here `trainers.model` has checkpointing enabled, and a Trainer that is asked for it would do so again.
+    """
+    values = {"output_dir": "output", **_argument_values(config, steps)}
+    values["activation_checkpointing"] = config.checkpointing
+    if config.checkpointing:
+        values["activation_checkpointing_kwargs"] = CHECKPOINTING
+    return values
+
+
+def _argument_values(config: Config, steps: int) -> dict[str, Any]:
+    sizes = batch_sizes(config.batch)
     return {
         "per_device_train_batch_size": sizes.micro,
         "gradient_accumulation_steps": sizes.accumulation,
@@ -55,15 +79,7 @@ def argument_values(config: Config, steps: int) -> dict[str, Any]:
         "fp16": mixed_precision(config) == "fp16",
         "bf16": mixed_precision(config) == "bf16",
         "seed": config.train.seed,
-        "use_cpu": where.type == "cpu",
-        "dataloader_pin_memory": where.type == "cuda",
-        "remove_unused_columns": False,
-        "report_to": "none",
-        "save_strategy": "no",
-        "eval_strategy": "no",
-        "logging_strategy": "no",
-        "logging_nan_inf_filter": False,
-        "disable_tqdm": True,
+        "use_cpu": device(config).type == "cpu",
     }
 
 
@@ -98,6 +114,15 @@ def _keep_embeddings_in_32_bit(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.Embedding):
             manager.register_module_override(module, "weight", {"optim_bits": 32})
+
+
+def forget_overrides() -> None:
+    """Let bitsandbytes forget an earlier trial of this process: it holds that trial's embeddings, and knows
+    weights by ids that come again."""
+    if "bitsandbytes" in sys.modules:
+        from bitsandbytes.optim import GlobalOptimManager  # type: ignore[attr-defined]
+
+        GlobalOptimManager.get_instance().initialize()
 
 
 def build_scheduler(optimizer: Optimizer, arguments: TrainingArguments) -> LRScheduler:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib.util
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +75,9 @@ class _Preparation:
         data_problems, data_fingerprint = self._data(config)
         problems += data_problems
         problems += self._once(("targets", config.model, config.lora), lambda: _target_problems(config))
-        problems += self._once(("attention", config.model, config.attention), lambda: _attention(config))
+        problems += self._once(
+            ("attention", config.model, config.attention, config.trial.device), lambda: _attention(config)
+        )
         fingerprint = self._once(
             ("fingerprint", config.model),
             lambda: model_fingerprint(config.model, model_path(config.model), self._cache_dir),
@@ -150,6 +153,10 @@ def _data_problems(config: Config, cache_dir: Path) -> tuple[list[Problem], str 
         prepare_quality(config, tokenizer, prepared.collator, cache_dir)
     except DataError as error:
         return [_data_problem(config.data, problem) for problem in error.problems], None
+    except Exception as error:  # noqa: BLE001 - what the readers raise for bytes they cannot read is no closed set
+        traceback.print_exc()
+        rule = f"the data must be readable row by row, but gives {type(error).__name__}: {_first(error)}"
+        return [Problem(rule, "data.path", config.data.path, "correct or convert the data")], None
     return [], _with_general_text(config.data, prepared.fingerprint, cache_dir)
 
 
@@ -201,6 +208,8 @@ def _target_problems(config: Config) -> list[Problem]:
 
 
 def _attention(config: Config) -> list[Problem]:
+    if config.attention == "flash_attention_2" and not _has_flash_attention(config):
+        return []  # the rules of the driver have said so
     try:
         empty_model(config.model, config.attention)
     except LOADING_ERRORS as error:
@@ -213,6 +222,10 @@ def _attention(config: Config) -> list[Problem]:
             )
         ]
     return []
+
+
+def _has_flash_attention(config: Config) -> bool:
+    return device(config).type == "cuda" and importlib.util.find_spec("flash_attn") is not None
 
 
 def _quantization_problems(config: Config) -> list[Problem]:

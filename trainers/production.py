@@ -10,22 +10,24 @@ import dataclasses
 import math
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from peft import PeftModel
 from transformers import PreTrainedModel
 
 from sweeper.contract import Outcome, ProductionFolder, TrialFolder, TrialResult, TrialSpec, write_json
-from trainers import accelerate_loop, activity
+from trainers import accelerate_loop, activity, memory_meters
 from trainers.adapters import save_adapter
 from trainers.batches import Plan, batch_sizes, plan
 from trainers.checkpoints import Checkpoint, Checkpoints, Training
 from trainers.data import PreparedData
 from trainers.fingerprints import model_fingerprint
 from trainers.journal import Journal, progress_line
-from trainers.meters import PhaseRecord
+from trainers.meters import NOT_OF_A_TRIAL, PhaseRecord
 from trainers.model import model_path
-from trainers.optimizers import argument_values
+from trainers.optimizers import portable_arguments
 from trainers.steps import Ending, Recorder
 from trainers.trial import Parts, Trial
 
@@ -58,7 +60,8 @@ class Production(Trial):
         """Bring the training to where it was."""
         self._training = training
         if self._resumed:
-            self._resumed.restore(training)
+            with self._checkpointing():
+                self._resumed.restore(training)
 
     def _take_up(self, checkpoint: Checkpoint) -> None:
         """Time, peaks and evaluations go on from those of the checkpoint."""
@@ -97,7 +100,7 @@ class Production(Trial):
                 recorder,
                 keeper=self,
             )
-        self._describe_training(recorder, parts.optimizer)
+        self._describe_training(recorder, parts)
         ending = recorder.ending or self._early_stop()
         outcome = ending.outcome if ending else Outcome.COMPLETED
         if outcome is Outcome.COMPLETED:
@@ -128,12 +131,20 @@ class Production(Trial):
         assert self._training is not None and self._recorder is not None
         loss = self._evaluate(parts.model, parts.data, journal, step)
         self._evaluations.append((step, loss))
-        with self.meters.phase("checkpoint"):
+        with self._checkpointing():
             journal.sync()  # a resumed run reads its steps there
             self._checkpoints.save(self._training, step, self._facts(self._recorder))
             self._checkpoints.prune(self._best()[0])
         self._recorder.ending = self._early_stop()
         return loss
+
+    @contextmanager
+    def _checkpointing(self) -> Iterator[None]:
+        """Time and memory that a trial does not take. What was freed goes back to the system, else the
+        next phase would count it on a CPU."""
+        with self.meters.phase(NOT_OF_A_TRIAL):
+            yield
+            memory_meters.release_freed()
 
     def _facts(self, recorder: Recorder) -> dict[str, object]:
         return {
@@ -170,7 +181,8 @@ class Production(Trial):
         if not self._evaluations or self._evaluations[-1][0] < self._recorder.steps:
             self._keep(parts, journal, self._recorder.steps)
         step, self._found["eval_loss"] = self._best()
-        self._checkpoints.at(step).restore_weights(parts.model)
+        with self._checkpointing():
+            self._checkpoints.at(step).restore_weights(parts.model)
         self._active["best_step"] = step
         self._judge(parts, journal)
         self._found["adapter_bytes"] = self._save_all(parts)
@@ -186,8 +198,7 @@ class Production(Trial):
         parts.tokenizer.save_pretrained(folder)
         steps = self.config.train.steps
         assert steps is not None
-        values = {"output_dir": "output", **argument_values(self.config, steps)}
-        write_json(folder / "training_args.json", values)
+        write_json(folder / "training_args.json", portable_arguments(self.config, steps))
         return size
 
 

@@ -25,6 +25,7 @@ from trainers.batches import Collator, Examples
 from trainers.data import DataError, evaluation_rows
 from trainers.evaluate import evaluation_batch, token_weighted_loss
 from trainers.precision import autocast
+from trainers.sources import refuse_undecodable
 from trainers.templates import prompt_and_completion, prompt_ids
 from trainers.tokens import encode_texts
 
@@ -107,6 +108,7 @@ def general_examples(config: Config, tokenizer: PreTrainedTokenizerBase) -> Exam
 
 
 def _texts(path: Path, field: str) -> Iterator[str]:
+    refuse_undecodable(path)
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
             text = (

@@ -6,17 +6,16 @@ Mistakes are `DataError`: all that were found, each saying where.
 from __future__ import annotations
 
 import dataclasses
-import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import datasets
 from datasets.exceptions import DatasetGenerationError
 
 from sweeper.schema import DataConfig
+from trainers.places import holds_nothing, malformed_lines, row_lines, undecodable_line, where
 
 READERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 """File name extension -> reader of the `datasets` library."""
@@ -67,10 +66,16 @@ class Split:
         """The file, or words for what has none."""
         return str(self.path) if self.path else "the data set"
 
-    def place(self, row: int) -> str:
-        """Where row `row` of this split stands, with its line where there is one per row."""
-        number = row if self.numbers is None else self.numbers[row]
-        return _place(self.path, number) if self.path else f"{self.name} split, row {number + 1}"
+    def places(self, rows: Sequence[int]) -> list[str]:
+        """Where rows of this split stand, with the lines of a text file."""
+        numbers = rows if self.numbers is None else [self.numbers[row] for row in rows]
+        if self.path is None:
+            return [f"{self.name} split, row {number + 1}" for number in numbers]
+        lines = row_lines(self.path)
+        return [
+            where(self.path, lines[number]) if number < len(lines) else f"{self.path}, row {number + 1}"
+            for number in numbers
+        ]
 
 
 def read_splits(data: DataConfig, revision: str | None, cache_dir: Path) -> tuple[Split, Split]:
@@ -142,6 +147,8 @@ def read_file(path: Path, cache_dir: Path) -> datasets.Dataset:
         raise DataError([f"the data file must exist, but got {path}: correct the path"])
     if path.stat().st_size == 0:
         raise DataError([_no_examples(path)])
+    if reader != "parquet":
+        refuse_undecodable(path)
     try:
         return datasets.load_dataset(
             reader, data_files=str(path.resolve()), split="train", cache_dir=str(cache_dir / "sources")
@@ -150,11 +157,18 @@ def read_file(path: Path, cache_dir: Path) -> datasets.Dataset:
         raise DataError(_reading_problems(path, error)) from error
 
 
+def refuse_undecodable(path: Path) -> None:
+    """Raise DataError with the first line of a text file that is not UTF-8."""
+    line = undecodable_line(path)
+    if line is not None:
+        raise DataError([f"{where(path, line)}: a text file must be UTF-8, but this line is not: convert it"])
+
+
 def _reading_problems(path: Path, error: Exception) -> list[str]:
-    found = [f"{where(path, line)}: {problem}: correct it" for line, problem in _malformed_lines(path)]
+    found = [f"{where(path, line)}: {problem}: correct it" for line, problem in malformed_lines(path)]
     if found:
         return shorten(found)
-    if _holds_nothing(path):
+    if holds_nothing(path):
         return [_no_examples(path)]
     cause = error.__cause__ or error
     said = " ".join(str(cause).split())
@@ -163,53 +177,3 @@ def _reading_problems(path: Path, error: Exception) -> list[str]:
 
 def _no_examples(path: Path) -> str:
     return f"a data file must hold examples, but {path} has none: fill it"
-
-
-def _holds_nothing(path: Path) -> bool:
-    """Whether a readable file has no rows; `datasets` takes that for an error in reading."""
-    if path.suffix == ".json":
-        return not json.loads(path.read_text(encoding="utf-8"))
-    lines = sum(1 for _ in _filled_lines(path))
-    return lines == (1 if path.suffix == ".csv" else 0)
-
-
-def where(path: Path, line: int) -> str:
-    """A place in a file, in the form that editors and terminals link."""
-    return f"{path}:{line}"
-
-
-def _malformed_lines(path: Path) -> Iterator[tuple[int, str]]:
-    if path.suffix == ".jsonl":
-        for number, line in _filled_lines(path):
-            problem = _line_problem(line)
-            if problem is not None:
-                yield number, problem
-    elif path.suffix == ".json":
-        try:
-            json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            yield error.lineno, f"the file must be JSON, but {error.msg} at column {error.colno}"
-
-
-def _filled_lines(path: Path) -> Iterator[tuple[int, str]]:
-    with path.open(encoding="utf-8", errors="replace") as lines:
-        yield from ((number, line) for number, line in enumerate(lines, start=1) if line.strip())
-
-
-def _line_problem(line: str) -> str | None:
-    rule, shown = "each line must be a JSON object", repr(line.strip()[:80])
-    try:
-        value: Any = json.loads(line)
-    except json.JSONDecodeError as error:
-        return f"{rule}, but {error.msg} at column {error.colno} of {shown}"
-    return None if isinstance(value, dict) else f"{rule}, but got {shown}"
-
-
-def _place(path: Path, row: int) -> str:
-    """Where row `row` (from 0) of a file stands."""
-    if path.suffix == ".jsonl":
-        numbers = [number for number, _ in _filled_lines(path)]
-        # an object may span lines or share one: then only the row is known
-        return where(path, numbers[row]) if row < len(numbers) else f"{path}, row {row + 1}"
-    # the header of a CSV file is its first line
-    return where(path, row + 2) if path.suffix == ".csv" else f"{path}, row {row + 1}"

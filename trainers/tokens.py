@@ -90,16 +90,18 @@ def _encoded(
     split: Split, shape: Shape, data: DataConfig, tokenizer: PreTrainedTokenizerBase
 ) -> Iterator[Tokens]:
     """Token ids and labels of each row. Raises DataError with every row that cannot be used."""
-    problems: list[str] = []
+    problems: dict[int, RowError] = {}
     others = [other for other in shapes(data) if other.name != shape.name]
     for row, values in enumerate(split.rows):
         try:
             _check_row(values, shape, others)
             yield shape.encode(values, data, tokenizer)
         except RowError as error:
-            problems.append(f"{split.place(row)}: {error}")
+            problems[row] = error
     if problems:
-        raise DataError(shorten(problems))
+        places = split.places(list(problems))
+        found = [f"{place}: {error}" for place, error in zip(places, problems.values(), strict=True)]
+        raise DataError(shorten(found))
 
 
 def _check_row(values: Row, shape: Shape, others: Iterable[Shape]) -> None:

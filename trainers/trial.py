@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase, TrainingArguments, set_seed
 
 from sweeper.contract import Measurements, Outcome, TrialFolder, TrialResult, TrialSpec
 from sweeper.schema import from_dict
-from trainers import accelerate_loop, activity, environment, hf_trainer, optimizers, precision
+from trainers import accelerate_loop, activity, claims, environment, hf_trainer, optimizers, precision
 from trainers.adapters import add_adapter, save_adapter
 from trainers.batches import Plan, plan
 from trainers.data import PreparedData, prepare_data
@@ -31,6 +31,7 @@ from trainers.meters import Meters, PhaseRecord
 from trainers.model import load_base, load_tokenizer, parameter_counts
 from trainers.quality import Quality, prepare_quality
 from trainers.steps import Recorder
+from trainers.utilization import utilization
 
 LOOPS = {"accelerate": accelerate_loop.train, "hf": hf_trainer.train}
 EVALUATED = (Outcome.COMPLETED, Outcome.PRUNED)
@@ -96,7 +97,7 @@ class Trial:
         )
         with self._phase("train", journal):
             LOOPS[config.trainer](config, parts.plan, data, model, parts.optimizer, parts.arguments, recorder)
-        self._describe_training(recorder, parts.optimizer)
+        self._describe_training(recorder, parts)
         outcome = recorder.ending.outcome if recorder.ending else Outcome.COMPLETED
         if outcome in EVALUATED and not is_probe:
             self._found["eval_loss"] = self._evaluate(model, data, journal, recorder.steps)
@@ -123,15 +124,17 @@ class Trial:
     def _plan(self, data: PreparedData) -> Plan:
         return plan(self.config, data.train)
 
-    def _describe_training(self, recorder: Recorder, optimizer: Optimizer) -> None:
-        self._found["optimizer_state_bytes"] = optimizers.state_bytes(optimizer)
+    def _describe_training(self, recorder: Recorder, parts: Parts) -> None:
+        speed = recorder.speed(self.config.trial.warmup_steps)
+        self._found |= utilization(parts.model, parts.optimizer, self.config, parts.plan, speed, self.device)
+        self._found["optimizer_state_bytes"] = optimizers.state_bytes(parts.optimizer)
         self._active |= activity.step_activity(recorder.probe, recorder.updates)
-        self._active |= activity.optimizer_activity(optimizer)
+        self._active |= activity.optimizer_activity(parts.optimizer)
 
     def _describe_model(self, model: nn.Module) -> None:
         trainable, total = parameter_counts(model)
         self._found |= {"trainable_parameters": trainable, "total_parameters": total}
-        self._active |= activity.model_activity(model)
+        self._active |= activity.model_activity(model, self.config)
 
     def _evaluate(self, model: nn.Module, data: PreparedData, journal: Journal, step: int) -> float:
         with self._phase("eval", journal):
@@ -158,7 +161,7 @@ class Trial:
         return size
 
     def _refuse_false_names(self) -> None:
-        wrong = activity.mismatches(self.config, self._active)
+        wrong = claims.mismatches(self.config, self._active)
         if wrong:
             raise activity.NotActiveError(wrong, self.result(Outcome.CRASHED, "; ".join(wrong)))
 
@@ -184,7 +187,7 @@ class Trial:
             measurements=self.measurements(),
             active=self._active,
             environment=environment.describe(self.device, self.meters.nvml),
-            definitions=self.meters.definitions,
+            definitions={**self.meters.definitions, **claims.qualifications(self.config, self._active)},
             traceback=traceback,
             started_at=self._started_at,
             ended_at=datetime.now(UTC).isoformat(),

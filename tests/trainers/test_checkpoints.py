@@ -12,6 +12,7 @@ import torch
 
 from sweeper.contract import Outcome, ProductionFolder, TrialProgress, TrialResult, TrialSpec
 from sweeper.schema import Config
+from trainers.checkpoints import Checkpoints
 from trainers.packing import pack, unpack
 from trainers.production import Production
 
@@ -98,6 +99,20 @@ def test_a_checkpoint_that_the_disk_lost_costs_only_the_way_from_the_one_before(
     result = produce(cut)
     assert result.active["resumed_at_steps"] == [4]
     assert losses(cut) == losses(whole)
+
+
+def test_peak_memory_is_that_of_a_trial_without_checkpoints(
+    produce: Produce, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def save(*_: object) -> None:
+        torch.ones(300 * 2**20, dtype=torch.uint8)
+
+    monkeypatch.setattr(Checkpoints, "save", save)
+    monkeypatch.setattr(Production, "_conclude", lambda *_: None)
+    options = {"production.steps": 4, "evaluate.general": 0}
+    measured = produce(ProductionFolder(tmp_path / "run"), **options).measurements
+    assert measured.peak_memory_bytes is not None and measured.peak_memory_bytes < 200 * 2**20
+    assert measured.peak_memory_train_bytes is not None
 
 
 def test_the_newest_checkpoints_and_the_best_are_kept(produce: Produce, tmp_path: Path) -> None:

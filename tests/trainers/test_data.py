@@ -58,6 +58,8 @@ def prepare(
         path = tmp_path / name
         if isinstance(rows, str):
             path.write_text(rows)
+        elif isinstance(rows, bytes):
+            path.write_bytes(rows)
         else:
             write_jsonl(path, rows)
         options = {f"data.{key}": value for key, value in overrides.items()}
@@ -215,7 +217,48 @@ def test_malformed_json_file_is_located(prepare: Prepare) -> None:
 
 def test_malformed_csv_file_is_located(prepare: Prepare) -> None:
     (problem,) = problems(prepare, "text\na\nb,c,d\n", name="rows.csv")
-    assert "rows.csv" in problem and "line 3" in problem
+    assert "rows.csv:3: a row must have at most the 1 fields" in problem
+
+
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        (b'{"text": "a"}\n{"text": "caf\xe9"}\n', "rows.jsonl"),
+        (b'[{"text": "a"},\n{"text": "caf\xe9"}]', "rows.json"),
+        (b"text\ncaf\xe9\n", "rows.csv"),
+    ],
+)
+def test_line_that_is_not_utf_8_is_named(content: bytes, name: str, prepare: Prepare) -> None:
+    (problem,) = problems(prepare, content, name=name)
+    assert f"{name}:2: a text file must be UTF-8" in problem
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "line"),
+    [
+        ('text,n\n"one\ntwo",1\n\n,2\n', "rows.csv", 5),
+        ('\n"text\nhere",n\n  \nc,1\n,2\n', "rows.csv", 6),
+        ('{"text": "a"}\n\n{"text": null}\n', "rows.json", 3),
+        ('\ufeff[\n  {"text": "a"},\n  {\n  "text": null}\n]', "rows.json", 3),
+        ('{"text": "a"} {"text": "b"}\n{"text": null}\n', "rows.jsonl", 2),
+    ],
+)
+def test_row_is_named_with_the_line_at_which_it_begins(
+    content: str, name: str, line: int, prepare: Prepare
+) -> None:
+    options = {"text_field": "text\nhere"} if "here" in content else {}
+    (problem,) = problems(prepare, content, name=name, **options)
+    assert f"{name}:{line}: field" in problem
+
+
+def test_malformed_json_lines_in_a_json_file_are_named(prepare: Prepare) -> None:
+    (problem,) = problems(prepare, '{"text": "a"}\n{"text": "b"}\n{"text" "c"}\n', name="rows.json")
+    assert "rows.json:3: each line must be a JSON object" in problem
+
+
+def test_malformed_csv_row_is_named_with_its_first_line(prepare: Prepare) -> None:
+    (problem,) = problems(prepare, 'text\n"a\nb"\n\nc,"d\ne"\n', name="rows.csv")
+    assert "rows.csv:5" in problem
 
 
 def test_many_problems_are_counted(prepare: Prepare) -> None:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
+from transformers import TrainingArguments
 
 from sweeper.contract import TrialFolder, TrialResult
 from sweeper.schema import BatchConfig, Config
-from trainers import accelerate_loop, precision
+from trainers import accelerate_loop, batches, precision
 from trainers.adapters import add_adapter
 from trainers.batches import batch_sizes, order, plan
 from trainers.data import PreparedData, prepare_data
 from trainers.model import load_base, load_tokenizer
+from trainers.optimizers import portable_arguments, training_arguments
 
 RunTrial = Callable[..., tuple[TrialResult, TrialFolder]]
 MakeConfig = Callable[..., Config]
@@ -114,6 +118,39 @@ def test_plan_counts_padding_to_the_longest_of_each_micro_batch(
     longest = max(prepared.train.lengths[padded.indices[:16]])
     assert padded.padded_tokens[0] == 16 * longest
     assert unpadded.padded_tokens == unpadded.tokens == padded.tokens
+
+
+@pytest.mark.parametrize("budget", [1, 3000, 40_000])
+def test_token_budget_ends_with_the_step_that_reaches_it_in_any_epoch(
+    budget: int, make_config: MakeConfig, prepared: PreparedData
+) -> None:
+    tokens = plan(make_config(**{"train.steps": None, "train.token_budget": budget}), prepared.train).tokens
+    assert sum(tokens[:-1]) < budget <= sum(tokens)
+
+
+def test_token_budget_is_not_laid_out_by_the_shortest_example(
+    make_config: MakeConfig, prepared: PreparedData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths = np.array([1, *prepared.train.lengths[1:]])
+    monkeypatch.setattr(prepared.train, "lengths", lengths)
+    config = make_config(**{"train.steps": None, "train.token_budget": 10**12})  # 10**12 indices at once
+    assert batches._step_count(config, prepared.train, 16) == pytest.approx(10**12 / lengths.mean() / 16)
+
+
+@pytest.mark.parametrize("checkpointing", [True, False])
+def test_training_arguments_of_a_model_ask_for_the_same_training(
+    checkpointing: bool, make_config: MakeConfig
+) -> None:
+    config = make_config(checkpointing=checkpointing, precision="bf16")
+    written = json.loads(json.dumps(portable_arguments(config, steps=7)))
+    loaded = TrainingArguments(**written)
+    assert loaded.activation_checkpointing is loaded.gradient_checkpointing is checkpointing
+    expected = {"use_reentrant": False} if checkpointing else None
+    assert loaded.activation_checkpointing_kwargs == loaded.gradient_checkpointing_kwargs == expected
+    assert (loaded.max_steps, loaded.bf16, loaded.gradient_accumulation_steps) == (7, True, 4)
+    assert not written.keys() & {"report_to", "save_strategy", "eval_strategy", "disable_tqdm"}
+    ours = training_arguments(config, 7, Path("unused"))
+    assert not ours.activation_checkpointing, "trainers.model enables it: a Trainer must not do so again"
 
 
 @pytest.mark.parametrize(

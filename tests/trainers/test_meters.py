@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from trainers.memory_meters import release_freed, resident_bytes
 from trainers.meters import Meters
 from trainers.steps import _median_rate, _quartiles, read_stop
 
@@ -76,6 +78,27 @@ def test_interrupted_phase_keeps_its_own_peak_and_time() -> None:
     assert train.peak_bytes is not None and evaluation.peak_bytes is not None
     assert evaluation.peak_bytes - train.peak_bytes > 150 * MIB
     assert train.seconds + evaluation.seconds <= meters.elapsed_s()
+
+
+def test_checkpoints_are_left_out_of_the_highest_peak() -> None:
+    meters = Meters(CPU)
+    with meters.phase("train"), meters.phase("checkpoint"):
+        block = torch.ones(200 * MIB, dtype=torch.uint8)
+        del block
+    assert (meters.phases["checkpoint"].peak_bytes or 0) > 190 * MIB
+    assert meters.highest("peak_bytes") == meters.phases["train"].peak_bytes
+    assert (meters.highest("peak_bytes") or 0) < 100 * MIB
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="needs glibc")
+def test_freed_memory_goes_back_to_the_system() -> None:
+    blocks = [bytes(40_000) for _ in range(3000)]
+    kept = blocks[-1]  # the end of the heap: glibc gives nothing back below it
+    full = resident_bytes()
+    del blocks
+    release_freed()
+    left = resident_bytes()
+    assert kept and full is not None and left is not None and full - left > 80 * MIB
 
 
 def test_figures_of_cuda_are_unknown_on_cpu() -> None:

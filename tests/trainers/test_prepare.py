@@ -7,7 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from sweeper.contract import write_json
 from sweeper.schema import Config
@@ -48,7 +50,6 @@ def test_sound_configuration_has_fingerprints_and_tokens_in_the_cache(check: Che
         ({"optim": "adamw_torhc"}, "optim", "adamw_torch"),
         ({"optim": "galore_adamw"}, "optim", "install"),
         ({"train.lr_scheduler_type": "cosin"}, "train.lr_scheduler_type", "cosine"),
-        ({"attention": "flash_attention_2"}, "attention", "sdpa"),
         ({"quantization": "int8", "lora.use_dora": True}, "quantization", "nf4"),
     ],
 )
@@ -67,6 +68,30 @@ def test_malformed_line_is_a_problem_of_its_own(check: Check, tmp_path: Path) ->
     problems = check(**{"data.path": str(path)}).problems
     assert len(problems) == 2
     assert "rows.jsonl:2" in problems[0].rule and "rows.jsonl:3" in problems[1].rule
+
+
+def test_line_that_is_not_utf_8_is_a_problem(check: Check, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"question": "a", "answer": "b"}\n{"question": "caf\xe9", "answer": "b"}\n')
+    (problem,) = check(**{"data.path": str(path)}).problems
+    assert (problem.key, problem.remedy) == ("data.path", "convert it") and "rows.jsonl:2" in problem.rule
+    sound = tmp_path / "sound.jsonl"
+    sound.write_text('{"question": "a", "answer": "b"}\n')
+    files = {"data.path": str(sound), "data.eval_path": str(sound), "data.general_path": str(path)}
+    (problem,) = check(**files).problems
+    assert "rows.jsonl:2" in problem.rule
+
+
+def test_bytes_that_only_a_reader_meets_are_a_problem(check: Check, tmp_path: Path) -> None:
+    texts = pa.array([b"a", b"caf\xe9"], pa.binary()).view(pa.string())
+    path = tmp_path / "rows.parquet"
+    parquet.write_table(pa.table({"text": texts}), path)
+    (problem,) = check(**{"data.path": str(path), "data.eval_path": str(path)}).problems
+    assert problem.key == "data.path" and "UnicodeDecodeError" in problem.rule and problem.remedy
+
+
+def test_flash_attention_without_its_device_is_left_to_the_rules(check: Check) -> None:
+    assert check(attention="flash_attention_2", **{"trial.device": "cpu"}).problems == ()
 
 
 def test_problems_of_one_configuration_are_found_together(check: Check) -> None:

@@ -1,0 +1,95 @@
+"""A trial that fails is told from one that ran out of memory."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from sweeper.contract import Outcome, TrialFolder, TrialSpec
+from sweeper.schema import Config
+from trainers import __main__ as main
+from trainers import process, trial
+
+MakeConfig = Callable[..., Config]
+
+
+def accelerator_error(code: int) -> torch.AcceleratorError:
+    error = torch.AcceleratorError("CUDA error")
+    error.error_code = code  # type: ignore[attr-defined]  # as torch/csrc/Exceptions.cpp sets it
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "is_memory"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (accelerator_error(2), True),
+        (accelerator_error(700), False),  # cudaErrorIllegalAddress
+        (torch.AcceleratorError("out of memory"), False),
+        (RuntimeError("CUDA out of memory"), False),
+    ],
+)
+def test_out_of_memory_is_told_by_type_and_code(error: Exception, is_memory: bool) -> None:
+    assert main.is_out_of_memory(error) is is_memory
+
+
+@pytest.fixture
+def failing(
+    make_config: MakeConfig, cache_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[TrialSpec, TrialFolder]:
+    """A trial with a limit on a CPU, whose process is left without one."""
+    monkeypatch.setattr(process, "_limit_data", lambda limit: None)
+    config = make_config(**{"trial.memory_limit_gib": 1.0, "evaluate.general": 0}).to_dict()
+    spec, folder = (
+        TrialSpec("test", 0, "key", config, cache_dir=str(cache_dir)),
+        TrialFolder(tmp_path / "trial"),
+    )
+    folder.write_spec(spec)
+    return spec, folder
+
+
+def test_failed_attempt_holds_no_memory_while_it_is_tried_again(
+    failing: tuple[TrialSpec, TrialFolder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop, alive = trial.LOOPS["accelerate"], list[weakref.ref[nn.Module]]()
+    seen: list[bool] = []
+
+    def train(config: Config, plan: Any, data: Any, model: nn.Module, *rest: Any) -> None:
+        seen.extend(ref() is not None for ref in alive)
+        alive.append(weakref.ref(model))
+        if len(alive) == 1:
+            model.itself = [model.forward]  # type: ignore[assignment]  # a cycle, as closures make them
+            try:
+                raise OSError
+            except OSError as error:
+                raise RuntimeError("not enough memory") from error
+        loop(config, plan, data, model, *rest)
+
+    monkeypatch.setitem(trial.LOOPS, "accelerate", train)
+    gc.disable()  # what is let go must not depend on when the collector comes by
+    try:
+        result = main._result(*failing)
+    finally:
+        gc.enable()
+    assert (result.outcome, seen) == (Outcome.OUT_OF_MEMORY, [False])
+    assert result.reason is not None and "trial.memory_limit_gib=1.0" in result.reason
+    assert result.traceback is not None and "not enough memory" in result.traceback
+
+
+def test_error_that_comes_again_without_the_limit_is_no_matter_of_memory(
+    failing: tuple[TrialSpec, TrialFolder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(*_: Any) -> None:
+        raise RuntimeError("shapes differ")
+
+    monkeypatch.setitem(trial.LOOPS, "accelerate", train)
+    result = main._result(*failing)
+    assert (result.outcome, result.reason) == (Outcome.CRASHED, "RuntimeError: shapes differ")
