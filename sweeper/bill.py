@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sweeper.contract import GIB, Problem
 from sweeper.contract_memory import MemoryPrediction
-from sweeper.memory_screen import MemoryScreen, exceeds
+from sweeper.memory_screen import MemoryScreen
 from sweeper.prediction import Answer
-from sweeper.provenance import machine
+from sweeper.provenance import Machine, machine
 from sweeper.schema import Config
 from sweeper.space import Cell
-from sweeper.time_model import TimeModels, device_key
-
-EVALUATIONS_SHARE = 1 / 3
-"""A forward pass is about a third of a step: what evaluation takes of a step of equal batches."""
+from sweeper.time_model import TimeModels, device_key, device_of
 
 
 @dataclass(frozen=True)
@@ -40,6 +37,8 @@ class Bill:
     price_per_hour: float | None
     known_time_s: float
     """Sum over the cells whose time is known and that are to run."""
+    notes: tuple[str, ...] = ()
+    """What was supposed."""
 
     @property
     def to_run(self) -> list[Line]:
@@ -63,64 +62,73 @@ class Bill:
 def bill(
     cells: Sequence[Cell],
     answers: Sequence[Answer],
-    limits_bytes: Sequence[int | None],
+    skipped: Sequence[bool],
     times: TimeModels,
-    device: str,
+    here: Machine,
     problems: Sequence[tuple[Problem, str]] = (),
+    notes: Sequence[str] = (),
 ) -> Bill:
-    """Make out the bill."""
+    """Make out the bill. `skipped`: which cells are predicted not to fit; `here`: the machine as it is."""
     lines = tuple(
-        Line(
-            cell.label,
-            answer,
-            trial_time_s(cell.config, answer, times, device),
-            _skipped(cell, answer, limit),
-        )
-        for cell, answer, limit in zip(cells, answers, limits_bytes, strict=True)
+        Line(cell.label, answer, trial_time_s(cell.config, answer, times, here), is_skipped)
+        for cell, answer, is_skipped in zip(cells, answers, skipped, strict=True)
     )
     known = sum(line.time_s or 0.0 for line in lines if not line.is_skipped)
     price = cells[0].config.hardware.price_per_hour if cells else None
-    return Bill(lines, tuple(problems), price, known)
+    return Bill(lines, tuple(problems), price, known, tuple(notes))
 
 
 def bill_lines(cells: Sequence[Cell], screen: MemoryScreen, cache_dir: Path) -> Iterator[str]:
     """The bill of cells in a few lines, predicted through a screen."""
+    cells = [screen.sized(cell) for cell in cells]
     configs = [cell.config for cell in cells]
-    answers = screen.look(configs)
-    limits = [screen.limit_bytes(config) for config in configs]
-    yield from summary(bill(cells, answers, limits, TimeModels(cache_dir), machine().device))
+    answers = screen.look(configs)  # of all at once
+    skipped = [screen.is_skipped(config) for config in configs]
+    yield from summary(bill(cells, answers, skipped, TimeModels(cache_dir), machine()))
 
 
-def _skipped(cell: Cell, answer: Answer, limit_bytes: int | None) -> bool:
-    memory = cell.config.memory
-    if limit_bytes is None or memory.skip == "never" or not isinstance(answer, MemoryPrediction):
-        return False
-    return exceeds(answer, limit_bytes, memory.margin)
-
-
-def trial_time_s(config: Config, answer: Answer, times: TimeModels, device: str) -> float | None:
+def trial_time_s(config: Config, answer: Answer, times: TimeModels, here: Machine) -> float | None:
     """Expected time of a whole trial: its steps, and its evaluations as forward passes."""
-    if not isinstance(answer, MemoryPrediction) or not answer.work:
+    device = device_of(config, here)
+    if not isinstance(answer, MemoryPrediction) or not answer.work or device is None:
         return None
     model = times.of(device_key(device, config.to_dict()))
     if model is None:
         return None
-    step_s = model.step_time_s(answer.work)
     work = answer.work
-    evaluations = 2 + (work["steps"] // config.evaluate.every_steps if config.evaluate.every_steps else 0)
-    passes_per_evaluation = work.get("evaluation_tokens", 0) / max(work["padded_tokens"], 1)
-    return step_s * (work["steps"] + evaluations * passes_per_evaluation * EVALUATIONS_SHARE)
+    passes_s = model.step_time_s({**work, "optimizer_bytes": 0.0})
+    forward_share = work["forward_flops"] / work["flops"] / work["padded_tokens"]
+    return model.step_time_s(work) * work["steps"] + passes_s * forward_share * evaluated_tokens(config, work)
+
+
+def evaluated_tokens(config: Config, work: Mapping[str, float]) -> float:
+    """Tokens that a trial evaluates in all: its split before, after and between, general texts twice."""
+    if config.trial.probe_steps is not None:
+        return 0.0
+    every = config.evaluate.every_steps
+    evaluations = 2 + (work["steps"] // every if every else 0)
+    return evaluations * work["evaluation_tokens"] + 2 * work["general_tokens"]
+
+
+def counted(number: int) -> str:
+    """Cells in words."""
+    return f"{number} cell{'' if number == 1 else 's'}"
 
 
 def summary(found: Bill) -> Iterator[str]:
     """The bill in a few lines."""
+    yield from found.notes
     skipped = len(found.lines) - len(found.to_run)
-    count = f"{len(found.lines)} cells"
+    count = counted(len(found.lines))
     if found.problems:
-        count += f", {len({label for _, label in found.problems})} more are invalid"
+        invalid = len({label for _, label in found.problems})
+        count += f", {invalid} more {'is' if invalid == 1 else 'are'} invalid"
     if skipped:
         count += f", {skipped} predicted not to fit"
     yield f"{count}: {len(found.to_run)} to run"
+    unknown = sum(not isinstance(line.answer, MemoryPrediction) for line in found.lines)
+    if unknown:
+        yield f"No prediction for {counted(unknown)}, run all the same: `python -m sweeper plan` says why"
     peaks = [line.answer.peak_bytes for line in found.to_run if isinstance(line.answer, MemoryPrediction)]
     if peaks:
         yield f"Predicted peak memory: {min(peaks) / GIB:.2f} to {max(peaks) / GIB:.2f} GiB"

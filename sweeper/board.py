@@ -73,6 +73,12 @@ Listener = Callable[[Board, str | None], None]
 """Called after every change, with a line when there is something to say."""
 
 
+def begun(asked: Cell, measured: Cell, stage: str) -> str:
+    """What begins: the cell, the micro batch where the prediction has chosen it, and who asked."""
+    micro = f", batch.micro is {measured.config.batch.micro}" if asked.config.batch.micro == "auto" else ""
+    return f"{asked.label}{micro}" + (f" ({stage})" if stage else "")
+
+
 def ended(record: TrialRecord) -> str:
     """One line about a trial that has ended."""
     assert record.result is not None

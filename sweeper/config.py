@@ -9,9 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.types import Glob
 from omegaconf import OmegaConf
 
 from sweeper.contract import Problem
@@ -81,6 +82,20 @@ def whole_number_keys() -> frozenset[str]:
     return frozenset(_whole_numbers(Config, ""))
 
 
+@cache
+def number_keys() -> frozenset[str]:
+    """Options that may hold a number, and nothing but numbers and a word or None."""
+    return frozenset(_numbers(Config, ""))
+
+
+def _numbers(cls: type[Any], prefix: str) -> Iterator[str]:
+    for name, hint in get_type_hints(cls).items():
+        if dataclasses.is_dataclass(hint):
+            yield from _numbers(hint, f"{prefix}{name}.")  # type: ignore[arg-type]
+        elif {hint, *get_args(hint)} & {int, float} and hint is not bool:
+            yield f"{prefix}{name}"
+
+
 def _whole_numbers(cls: type[Any], prefix: str) -> Iterator[str]:
     for name, hint in get_type_hints(cls).items():
         if dataclasses.is_dataclass(hint):
@@ -97,7 +112,7 @@ def documentation() -> Iterator[tuple[str, Any, str]]:
 
 
 def _leaves(cls: type[Any], prefix: str) -> Iterator[tuple[str, str]]:
-    hints, texts = get_type_hints(cls), _docstrings(cls)
+    hints, texts = get_type_hints(cls), _docstrings(cls)  # type: ignore[arg-type]  # a class is hashable
     for item in dataclasses.fields(cls):
         if dataclasses.is_dataclass(hints[item.name]):
             yield from _leaves(hints[item.name], f"{prefix}{item.name}.")
@@ -105,6 +120,7 @@ def _leaves(cls: type[Any], prefix: str) -> Iterator[tuple[str, str]]:
             yield f"{prefix}{item.name}", texts.get(item.name, "")
 
 
+@cache
 def _docstrings(cls: type[Any]) -> dict[str, str]:
     """The text under each field of a dataclass."""
     import ast
@@ -142,9 +158,9 @@ def name_problems(overrides: Sequence[Any], external: Sequence[Path] = ()) -> li
 
 
 def _choice_problems(override: Any, options: list[str]) -> Iterator[Problem]:
-    if not override.is_discrete_sweep() and override.is_sweep_override():
-        return
     swept = override.is_sweep_override()
+    if swept and (not override.is_discrete_sweep() or isinstance(override.value(), Glob)):
+        return
     values = list(override.sweep_string_iterator()) if swept else [override.get_value_element_as_str()]
     for value in values:
         if value not in options:
@@ -247,6 +263,8 @@ def resolved(config: Config) -> Config:
 
 def _resolved_batch(batch: BatchConfig) -> BatchConfig:
     effective, accumulation = batch.effective, batch.accumulation
+    if batch.micro == "auto":
+        return BatchConfig("auto", effective or DEFAULT_EFFECTIVE_BATCH, accumulation)
     if effective is None:
         effective = batch.micro * accumulation if accumulation else DEFAULT_EFFECTIVE_BATCH
     if accumulation is None:

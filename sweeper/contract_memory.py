@@ -6,12 +6,42 @@ Standard library only. Bytes throughout; an unknown value is None.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 PHASES = ("load", "forward", "backward", "optimizer step", "evaluation")
 """Phases of a trial, in order. `forward` holds the loss."""
+
+
+SECTIONS_WITHOUT_MEMORY = (
+    "study tracking hardware objective constraint strategy fidelity pruner slots space search budget "
+    "repeats production memory"
+).split()
+"""Sections of the configuration that say nothing about a trial's memory."""
+OPTIONS_WITHOUT_MEMORY = {
+    "train": (
+        "learning_rate", "weight_decay", "lr_scheduler_type", "warmup_steps", "adam_beta1", "adam_beta2",
+        "adam_epsilon",
+    ),
+    "lora": ("alpha", "use_rslora"),
+    "evaluate": ("every_steps",),
+}  # fmt: skip
+"""Options of the other sections that change neither a tensor's size nor which batches come."""
+TRIAL_OPTIONS = ("device", "probe_steps")
+"""The options of a trial that do."""
+
+
+def memory_identity(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a configuration (as plain types) decides its prediction: equal ones have the same."""
+    kept = {name: value for name, value in config.items() if name not in SECTIONS_WITHOUT_MEMORY}
+    for section, names in OPTIONS_WITHOUT_MEMORY.items():
+        kept[section] = _without(kept[section], names)
+    return {**kept, "trial": {name: config["trial"][name] for name in TRIAL_OPTIONS}}
+
+
+def _without(section: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    return {name: value for name, value in section.items() if name not in names}
 
 
 @dataclass(frozen=True)
@@ -32,8 +62,14 @@ class MemoryPrediction:
     """CUDA only: highest sum of the caching allocator's segments (`max_memory_reserved`)."""
     context_bytes: int | None = None
     """CUDA only: what driver and libraries hold besides; None where this device was never probed."""
+    paged_bytes: int | None = None
+    """CUDA only, with a paged optimizer: its state in managed memory, which the device gives up under
+    pressure; not in the peak and not the allocator's."""
     resident_bytes: int | None = None
     """CPU only: highest resident memory above the level at trial start, mapped files included."""
+    private_bytes: int | None = None
+    """CPU only: private writable memory above the level at trial start, which `trial.memory_limit_gib`
+    limits: live tensors, and what malloc and the libraries take besides."""
     longest_tokens: int | None = None
     """Length of the longest batch that was assumed."""
     micro: int | None = None
@@ -45,8 +81,9 @@ class MemoryPrediction:
 
     @property
     def needed_bytes(self) -> int:
-        """What must fit `trial.memory_limit_gib`: the allocator's segments on CUDA, live tensors on CPU."""
-        return self.reserved_bytes or self.peak_bytes
+        """What must fit: on CUDA the allocator's segments and the device's context, on CPU what the limit
+        of a trial counts."""
+        return (self.reserved_bytes or self.private_bytes or self.peak_bytes) + (self.context_bytes or 0)
 
     @property
     def expected_bytes(self) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sweeper.contract import Outcome
@@ -32,6 +32,8 @@ class Correction:
 
     factor: float = 1.0
     constant_bytes: float = 0.0
+    trials: int = 0
+    """Trials of the code path itself that it rests on."""
 
     def of(self, predicted_bytes: int) -> int:
         """The corrected prediction."""
@@ -61,7 +63,9 @@ class Corrections:
     def of(self, config: Mapping[str, Any]) -> Correction:
         """The correction for a configuration."""
         own = self._points.get(path_of(config))
-        return fitted(own or [point for points in self._points.values() for point in points])
+        if own:
+            return replace(fitted(own), trials=len(own))
+        return fitted([point for points in self._points.values() for point in points])
 
 
 def fitted(points: Sequence[Point]) -> Correction:

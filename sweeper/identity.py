@@ -9,13 +9,14 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from sweeper.contract import Problem, read_json, write_json
+from sweeper.contract import Outcome, Problem, TrialResult, read_json, write_json
 from sweeper.launchers.base import Launcher
-from sweeper.provenance import Machine, digest, trial_key
-from sweeper.schema import Config
+from sweeper.provenance import Machine, digest, now, trial_key
+from sweeper.schema import BatchConfig, Config
 from sweeper.space import Cell, ConfigurationError
 
 POLL_S = 0.2
@@ -50,24 +51,49 @@ class Identities:
             if aspect not in self._looks
         }
         if new:
-            found = self._prepare([config.to_dict() for config in new.values()])
+            found = self._prepare([_with_any_batch(config).to_dict() for config in new.values()])
             self._looks |= dict(zip(new, found, strict=True))
         problems = [
-            (Problem(**problem), cell.label)
+            (problem, cell.label)
             for aspect, cell in zip(aspects, cells, strict=True)
-            for problem in self._looks[aspect]["problems"]
+            for problem in self._problems(aspect)
         ]
         if problems:
             raise ConfigurationError(problems)
 
+    def verdict(self, config: Config) -> TrialResult | None:
+        """How a trial would end whose model or data are unsound; None for one that can start."""
+        problems = self._problems(self._looked_at(Cell({}, config)))
+        if not problems:
+            return None
+        said = (f"{item.rule}, but {item.key} is {item.value}: {item.remedy}" for item in problems)
+        return TrialResult(Outcome.INVALID, "; ".join(said), ended_at=now())
+
+    def _problems(self, aspect: str) -> list[Problem]:
+        return [Problem(**problem) for problem in self._looks[aspect]["problems"]]
+
+    def _looked_at(self, cell: Cell) -> str:
+        """The cell's aspect, after a look. What is wrong with a cell that a search has drawn is no mistake
+        of the user's: it is said by `verdict`."""
+        with suppress(ConfigurationError):
+            self.look([cell])
+        return _aspect(cell.config)
+
     def key(self, cell: Cell, repeat: int = 0) -> str:
-        """Identity of the cell's work; looks at its model and data if nobody has."""
+        """Identity of the cell's work; looks at its model and data if nobody has.
+
+        Raises ConfigurationError with all problems, and RuntimeError when the look itself fails.
+        """
         self.look([cell])
-        found = self._looks[_aspect(cell.config)]
+        return self.key_of_any(cell, repeat)
+
+    def key_of_any(self, cell: Cell, repeat: int = 0) -> str:
+        """The same for a cell whose model or data may be unsound. Raises RuntimeError alone."""
+        found = self._looks[self._looked_at(cell)]
         on_cpu = cell.config.trial.device == "cpu" or not self._machine.cuda_devices
         device = f"cpu {self._machine.cpu}" if on_cpu else self._machine.device
         config = cell.config.to_dict()
-        key = trial_key(config, found["model_fingerprint"], found["data_fingerprint"], device)
+        key = trial_key(config, found.get("model_fingerprint"), found.get("data_fingerprint"), device)
         return digest([key, repeat]) if repeat else key
 
     def _prepare(self, configs: list[dict[str, Any]]) -> list[Any]:
@@ -89,6 +115,11 @@ def _aspect(config: Config) -> str:
     for section, names in LOOKED_AT_IN.items():
         values |= {f"{section}.{name}": getattr(getattr(config, section), name) for name in names}
     return digest(values)
+
+
+def _with_any_batch(config: Config) -> Config:
+    """The batch is no part of a look, and may be wrong or undecided."""
+    return dataclasses.replace(config, batch=BatchConfig(1, 1, 1))
 
 
 def _plain(value: Any) -> Any:

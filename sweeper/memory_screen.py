@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sweeper.contract import GIB, Measurements, Outcome, TrialResult
-from sweeper.contract_memory import MemoryPrediction
-from sweeper.correction import Corrections
+from sweeper.contract import GIB, Measurements, Outcome, Problem, TrialResult
+from sweeper.contract_memory import MemoryPrediction, memory_identity
+from sweeper.correction import FEW, Corrections
 from sweeper.launchers.base import Launcher
 from sweeper.prediction import Answer, Unpredictable, predictions
 from sweeper.provenance import digest, machine, now
 from sweeper.records import TrialRecord
-from sweeper.schema import Config, from_dict
-from sweeper.time_model import TimeModels, device_key
+from sweeper.schema import DEFAULT_EFFECTIVE_BATCH, BatchConfig, Config, from_dict
+from sweeper.space import Cell, ConfigurationError
+from sweeper.time_model import TimeModels, device_key, device_of
 
 
 @dataclass(frozen=True)
@@ -50,16 +52,16 @@ class MemoryScreen:
     def verdict(self, config: Config) -> TrialResult | None:
         """`predicted_oom` for a cell that is confidently predicted not to fit; None for one to be run."""
         limit_bytes = self.limit_bytes(config)
-        if limit_bytes is None or config.memory.skip == "never":
+        if limit_bytes is None or not self.is_skipped(config):
             return None
         (answer,) = self.look([config])
-        if not isinstance(answer, MemoryPrediction) or not exceeds(answer, limit_bytes, config.memory.margin):
-            return None
-        expected = self.expected(config)
+        assert isinstance(answer, MemoryPrediction)
+        expected, decisive_bytes = self.expected(config), self._decisive_bytes(config, answer)
+        corrected = "" if decisive_bytes == answer.peak_bytes else ", corrected by this study's trials"
         return TrialResult(
             Outcome.PREDICTED_OOM,
-            f"the predicted peak of {answer.peak_bytes / GIB:.3f} GiB, set by {answer.phase}, exceeds the "
-            f"{limit_bytes / GIB:.3f} GiB that a trial may use by more than memory.margin="
+            f"the predicted peak of {decisive_bytes / GIB:.3f} GiB, set by {answer.phase}{corrected}, "
+            f"exceeds the {limit_bytes / GIB:.3f} GiB that a trial may use by more than memory.margin="
             f"{config.memory.margin:g}: `python -m sweeper memory` says what would fit, memory.skip=never "
             "runs the cell",
             measurements=Measurements(
@@ -69,6 +71,33 @@ class MemoryScreen:
             ended_at=now(),
         )
 
+    def is_skipped(self, config: Config) -> bool:
+        """Whether the cell is confidently predicted not to fit, and `memory.skip` heeds that."""
+        limit_bytes = self.limit_bytes(config)
+        if limit_bytes is None or config.memory.skip == "never":
+            return False
+        (answer,) = self.look([config])
+        return isinstance(answer, MemoryPrediction) and exceeds(
+            self._decisive_bytes(config, answer), limit_bytes, config.memory.margin
+        )
+
+    def has_changed(self, record: TrialRecord, asked: Config) -> bool:
+        """Whether a cell that this screen once skipped is to be run now that `memory` is set differently."""
+        before = from_dict(record.spec.config)
+        if before.memory == asked.memory or record.metric("predicted_memory_bytes") is None:
+            return False  # what bears no prediction was skipped by another screen
+        return not self.is_skipped(replace(before, memory=asked.memory))
+
+    def _decisive_bytes(self, config: Config, answer: MemoryPrediction) -> int:
+        """The peak that a skip rests on. A wrong skip hides a winner: trials that measured less than was
+        predicted always lower it, those that measured more raise it only where several of the same code
+        path did, and on CUDA alone, where what is measured is what is predicted."""
+        correction = self.corrections.of(config.to_dict())
+        share = max(correction.of(answer.expected_bytes), 0) / answer.expected_bytes
+        if share > 1 and (answer.device == "cpu" or correction.trials < FEW):
+            return answer.peak_bytes
+        return round(answer.peak_bytes * share)
+
     def expected(self, config: Config) -> Expected | None:
         """What a trial of this configuration is expected to need; None where it could not be predicted."""
         (answer,) = self.look([config])
@@ -77,14 +106,40 @@ class MemoryScreen:
         correction = self.corrections.of(config.to_dict())
         return Expected(answer.expected_bytes, correction.of(answer.expected_bytes))
 
+    def sized(self, cell: Cell) -> Cell:
+        """The cell with a number for `batch.micro=auto`: the largest that is predicted to fit.
+
+        1 where even that does not, so that the cell is judged as any other. Raises ConfigurationError when
+        there is no limit, or nothing can be predicted.
+        """
+        config = cell.config
+        if config.batch.micro != "auto":
+            return cell
+        limit_bytes, effective = self.limit_bytes(config), config.batch.effective or DEFAULT_EFFECTIVE_BATCH
+        if limit_bytes is None:
+            raise _cannot_size(cell, "no limit is known", "give trial.memory_limit_gib=…")
+        divisors = [size for size in range(1, effective + 1) if effective % size == 0]
+        tried = [
+            replace(cell, config=replace(config, batch=BatchConfig(size, effective, effective // size)))
+            for size in divisors
+        ]
+        too_many = bisect_left(tried, True, key=lambda sized: not self._fits(sized, limit_bytes))
+        return tried[max(too_many - 1, 0)]
+
+    def _fits(self, cell: Cell, limit_bytes: int) -> bool:
+        (answer,) = self.look([cell.config])
+        if not isinstance(answer, MemoryPrediction):
+            raise _cannot_size(cell, answer.reason, "give a number")
+        return answer.needed_bytes <= limit_bytes
+
     def hear(self, record: TrialRecord) -> None:
         """Take a finished trial into account: its memory for this study, its speed for later ones too."""
         self.corrections.learn(record)
         answer = self._known.get(_key(from_dict(record.spec.config)))
-        seconds = record.metric("step_time_s")
-        if isinstance(answer, MemoryPrediction) and answer.work and seconds:
+        seconds, device = record.metric("step_time_s"), device_of(from_dict(record.spec.config), machine())
+        if isinstance(answer, MemoryPrediction) and answer.work and seconds and device:
             times = TimeModels(self._cache_dir)
-            times.learn(device_key(machine().device, record.spec.config), answer.work, seconds)
+            times.learn(device_key(device, record.spec.config), answer.work, seconds)
             times.save()
 
     def limit_bytes(self, config: Config) -> int | None:
@@ -94,17 +149,19 @@ class MemoryScreen:
         return None if config.trial.device == "cpu" else self._device_bytes
 
 
-def exceeds(prediction: MemoryPrediction, limit_bytes: int, margin: float) -> bool:
-    """Whether a prediction is above the limit by more than the margin.
+def _cannot_size(cell: Cell, why: str, remedy: str) -> ConfigurationError:
+    rule = f"batch.micro=auto needs a prediction to go by, but {why}"
+    return ConfigurationError([(Problem(rule, "batch.micro", "auto", remedy), cell.label)])
 
-    The sum of live tensors decides: it is what the allocator must hold at least, whatever it does besides.
+
+def exceeds(peak_bytes: int, limit_bytes: int, margin: float) -> bool:
+    """Whether a peak is above the limit by more than the margin.
+
+    The sum of live tensors is held against it: what the allocator must have at least, whatever it does
+    besides.
     """
-    return prediction.peak_bytes > limit_bytes * (1 + margin)
+    return peak_bytes > limit_bytes * (1 + margin)
 
 
 def _key(config: Config) -> str:
-    values = config.to_dict()
-    for section in ("study", "tracking", "objective", "constraint", "hardware", "memory"):
-        values.pop(section, None)
-    values["trial"] = values["trial"]["device"]
-    return digest(values)
+    return digest(memory_identity(config.to_dict()))

@@ -59,9 +59,41 @@ class Change:
     config: Config
 
 
-def changes(config: Config) -> list[Change]:
-    """Single changes that save memory, the cheapest in speed and quality first."""
-    return [change for find in CHANGES for change in find(config)]
+def changes(config: Config, phase: str | None = None, overrides: Sequence[str] = ()) -> list[Change]:
+    """Single changes that save memory, the cheapest in speed and quality first.
+
+    `phase`: the one that sets the peak; `overrides`: what the user typed, which the changes must go with.
+    """
+    first = _evaluation(config) if phase == "evaluation" else ()
+    found = [*first, *(change for find in CHANGES for change in find(config))]
+    return [_beside(change, config, overrides) for change in found]
+
+
+def combination(config: Config, overrides: Sequence[str] = ()) -> Change | None:
+    """All changes together that leave the work as it is, each at its strongest; None when none is left."""
+    typed, costs, changed = [], [], config
+    for find in TOGETHER:
+        for change in list(find(changed))[-1:]:
+            typed.append(_beside(change, changed, overrides).override)
+            costs.append(change.cost)
+            changed = change.config
+    return Change(" ".join(typed), "; ".join(costs), changed) if typed else None
+
+
+def _beside(change: Change, config: Config, overrides: Sequence[str]) -> Change:
+    """A micro batch changes the effective one where the accumulation was typed, unless that is too."""
+    if change.config.batch == config.batch or not any(
+        item.startswith("batch.accumulation=") for item in overrides
+    ):
+        return change
+    accumulation = f"batch.accumulation={change.config.batch.accumulation}"
+    return dataclasses.replace(change, override=f"{change.override} {accumulation}")
+
+
+def _evaluation(config: Config) -> Iterator[Change]:
+    if (config.evaluate.batch or config.batch.sequences) > 1:
+        evaluate = dataclasses.replace(config.evaluate, batch=1)
+        yield Change("evaluate.batch=1", "slower evaluations", dataclasses.replace(config, evaluate=evaluate))
 
 
 def _kernel(config: Config) -> Iterator[Change]:
@@ -76,7 +108,7 @@ def _optimizer(config: Config) -> Iterator[Change]:
 
 
 def _micro(config: Config) -> Iterator[Change]:
-    batch, micro = config.batch, config.batch.micro
+    batch, micro = config.batch, config.batch.sequences
     if batch.effective is None:
         return
     for smaller in (micro // 2, micro // 4, 1):
@@ -87,8 +119,7 @@ def _micro(config: Config) -> Iterator[Change]:
 
 
 def _weights(config: Config) -> Iterator[Change]:
-    is_frozen = config.adapter == "lora" and config.quantization == "none"
-    if is_frozen and config.model.dtype == "auto" and config.precision in ("bf16", "fp32"):
+    if config.adapter == "lora" and config.model.dtype == "auto" and config.precision in ("bf16", "fp32"):
         model = dataclasses.replace(config.model, dtype="bfloat16")
         yield Change(
             "model.dtype=bfloat16", "16-bit frozen weights", dataclasses.replace(config, model=model)
@@ -115,6 +146,8 @@ def _adapter(config: Config) -> Iterator[Change]:
 
 def _length(config: Config) -> Iterator[Change]:
     half = config.data.max_length // 2
+    if half < 1:
+        return
     data = dataclasses.replace(config.data, max_length=half)
     yield Change(f"data.max_length={half}", "cuts long examples", dataclasses.replace(config, data=data))
 
@@ -131,3 +164,5 @@ CHANGES: tuple[Callable[[Config], Iterator[Change]], ...] = (
 )
 """Cheapest first: those that keep speed and result, then those that cost speed, then those that change
 what is trained."""
+TOGETHER = (_kernel, _weights, _optimizer, _checkpointing, _quantization, _evaluation, _micro)
+"""Those that neither cut the data nor change what is trained."""

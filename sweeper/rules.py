@@ -46,8 +46,8 @@ def uses_cuda(config: Config, machine: Machine) -> bool:
 
 def _value(config: Config, key: str) -> float | None:
     section, name = key.split(".")
-    value: float | None = getattr(getattr(config, section), name)
-    return value
+    value: float | str | None = getattr(getattr(config, section), name)
+    return None if isinstance(value, str) else value
 
 
 def ranges(config: Config, machine: Machine) -> Iterator[Problem]:
@@ -69,7 +69,7 @@ def ranges(config: Config, machine: Machine) -> Iterator[Problem]:
 def batch(config: Config, machine: Machine) -> Iterator[Problem]:
     """The three batch options agree."""
     micro, effective, accumulation = config.batch.micro, config.batch.effective, config.batch.accumulation
-    if micro < 1 or not effective or not accumulation:
+    if micro == "auto" or micro < 1 or not effective or not accumulation:
         return
     if effective % micro:
         yield Problem(
@@ -84,6 +84,26 @@ def batch(config: Config, machine: Machine) -> Iterator[Problem]:
             "batch.accumulation",
             f"{accumulation} (batch.micro={micro}, batch.effective={effective})",
             "leave batch.accumulation or batch.effective out",
+        )
+
+
+def auto_batch(config: Config, machine: Machine) -> Iterator[Problem]:
+    """There is a limit that the micro batch can be fitted to, and nothing else that decides it."""
+    if config.batch.micro != "auto":
+        return
+    if config.trial.memory_limit_gib is None and not uses_cuda(config, machine):
+        yield Problem(
+            "batch.micro=auto needs a limit to fit, and a CPU has none of its own",
+            "trial.memory_limit_gib",
+            "null",
+            "give trial.memory_limit_gib=…, or a number for batch.micro",
+        )
+    if config.batch.accumulation is not None:
+        yield Problem(
+            "batch.micro=auto decides batch.accumulation too",
+            "batch.accumulation",
+            str(config.batch.accumulation),
+            "leave batch.accumulation out and set batch.effective",
         )
 
 
@@ -249,6 +269,7 @@ def _upwards(path: Path) -> Iterator[Path]:
 RULES: tuple[Rule, ...] = (
     ranges,
     batch,
+    auto_batch,
     work,
     device,
     precision,

@@ -119,12 +119,20 @@ class LoraSettings:
 class BatchConfig:
     """How many sequences make one forward pass and one optimizer step."""
 
-    micro: int = 4
-    """Sequences per forward and backward pass."""
+    micro: Literal["auto"] | int = 4
+    """Sequences per forward and backward pass. `auto`: the largest divisor of `effective` that is predicted
+    to fit `trial.memory_limit_gib`, or the CUDA device's memory where that is unset."""
     effective: int | None = None
     """Sequences per optimizer step. Unset: `micro * accumulation`, or 16 if that is unset too."""
     accumulation: int | None = None
     """Passes per optimizer step. Unset: `effective / micro`."""
+
+    @property
+    def sequences(self) -> int:
+        """`micro` as a number. Raises ValueError while it is `auto`: only the driver knows what fits."""
+        if self.micro == "auto":
+            raise ValueError("`batch.micro` must be a number here, but got auto")
+        return self.micro
 
 
 @dataclass(frozen=True)
@@ -279,7 +287,9 @@ class Config:
     cell, the full training only for those that can still be best."""
     pruner: Pruner = "none"
     """Ends trials early: those whose evaluation loss falls behind at equal tokens (Optuna's `median`,
-    `asha` or `hyperband`; needs `evaluate.every_steps`), and those too slow to be best."""
+    `asha` or `hyperband`; needs `evaluate.every_steps`), and those too slow: below
+    `constraint.tokens_per_s`, or behind a trial that no later loss can disqualify. Never the baseline, the
+    repeats and the trials of `strategy=paper`."""
     slots: Literal["auto"] | int = 1
     """Trials at a time. `auto`: one per GPU. A number: so many GPUs, or the CPU's cores in equal parts."""
     space: SpaceConfig = field(default_factory=SpaceConfig)

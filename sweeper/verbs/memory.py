@@ -9,73 +9,77 @@ from typing import TYPE_CHECKING
 
 from sweeper.contract import GIB
 
+NEEDED = {
+    "cuda": "the allocator's segments and the context where it is known",
+    "cpu": "private memory, which trial.memory_limit_gib limits",
+}
+"""What is meant by it on each device."""
+
 if TYPE_CHECKING:
     from sweeper.contract_memory import MemoryPrediction
-    from sweeper.prediction import Answer
-    from sweeper.schema import Config
-    from sweeper.space import Cell
+    from sweeper.fitting import Asked
 
 
 def run(arguments: Sequence[str]) -> int:
     """Print the prediction of each cell; 1 when one does not fit or cannot be predicted."""
+    from sweeper.contract_memory import MemoryPrediction
     from sweeper.display import problem_lines
     from sweeper.fitting import ask
     from sweeper.space import ConfigurationError
 
     overrides = [item for item in arguments if item not in ("--json", "-m", "--multirun")]
     try:
-        cells, answers, fitting = ask(overrides)
+        asked, fitting = ask(overrides)
     except ConfigurationError as error:
         lines = problem_lines(error.problems)
         print("The configuration has mistakes; nothing was predicted:", *lines, sep="\n", file=sys.stderr)
         return 2
     if "--json" in arguments:
-        print(
-            json.dumps([_record(cell, answer) for cell, answer in zip(cells, answers, strict=True)], indent=2)
-        )
+        print(json.dumps([_record(item) for item in asked], indent=2))
     else:
-        for cell, answer in zip(cells, answers, strict=True):
-            _print(cell, answer, len(cells) == 1)
+        for item in asked:
+            _print(item, len(asked) == 1)
         for line in fitting:
             print(line)
-    return 0 if all(_fits(cell.config, answer) for cell, answer in zip(cells, answers, strict=True)) else 1
+    is_good = all(isinstance(item.answer, MemoryPrediction) and item.fits is not False for item in asked)
+    return 0 if is_good else 1
 
 
-def _fits(config: Config, answer: Answer) -> bool:
+def _record(asked: Asked) -> dict[str, object]:
     from sweeper.contract_memory import MemoryPrediction
 
-    limit_gib = config.trial.memory_limit_gib
-    return isinstance(answer, MemoryPrediction) and (
-        limit_gib is None or answer.needed_bytes <= limit_gib * GIB
-    )
+    found, record = asked.answer, {"cell": asked.cell.overrides}
+    if not isinstance(found, MemoryPrediction):
+        return {**record, "error": found.reason}
+    decided = {"needed_bytes": found.needed_bytes, "limit_bytes": asked.limit_bytes, "fits": asked.fits}
+    return {**record, **found.to_json(), **decided}
 
 
-def _record(cell: Cell, answer: Answer) -> dict[str, object]:
+def _print(asked: Asked, alone: bool) -> None:
     from sweeper.contract_memory import MemoryPrediction
 
-    found = answer.to_json() if isinstance(answer, MemoryPrediction) else {"error": answer.reason}
-    return {"cell": cell.overrides, **found}
-
-
-def _print(cell: Cell, answer: Answer, alone: bool) -> None:
-    from sweeper.contract_memory import MemoryPrediction
-
-    label = cell.config.model.path if alone else cell.label
+    answer = asked.answer
+    label = asked.cell.config.model.path if alone else asked.cell.label
     if not isinstance(answer, MemoryPrediction):
         print(f"{label}: no prediction, {answer.reason}")
         return
     peak = f"predicted peak {size(answer.peak_bytes)} on {answer.device}, set by {answer.phase}"
-    print(f"{label}: {peak}{_verdict(cell.config, answer)}")
+    print(f"{label}: {peak}{_verdict(asked, answer)}")
     if alone:
         _print_parts(answer)
 
 
-def _verdict(config: Config, answer: MemoryPrediction) -> str:
-    limit_gib = config.trial.memory_limit_gib
-    if limit_gib is None:
+def _verdict(asked: Asked, answer: MemoryPrediction) -> str:
+    """Whether it fits, and the figure that decides."""
+    if asked.fits is None:
         return ""
-    fits = "fits" if _fits(config, answer) else "does not fit"
-    return f"; {fits} trial.memory_limit_gib={limit_gib:g}"
+    limit_gib = asked.cell.config.trial.memory_limit_gib
+    limit = (
+        f"the device's {size(asked.limit_bytes)}"
+        if limit_gib is None
+        else f"trial.memory_limit_gib={limit_gib:g}"
+    )
+    return f"; {'fits' if asked.fits else 'does not fit'} {limit}: a trial needs {size(answer.needed_bytes)}"
 
 
 def _print_parts(answer: MemoryPrediction) -> None:
@@ -85,8 +89,11 @@ def _print_parts(answer: MemoryPrediction) -> None:
         reserved = None if answer.reserved_bytes is None else answer.reserved_bytes - answer.peak_bytes
         print(f"  {'allocator (besides)':<28}{size(reserved):>12}")
         print(f"  {'device context (besides)':<28}{size(answer.context_bytes):>12}")
+        if answer.paged_bytes is not None:
+            print(f"  {'paged state (besides)':<28}{size(answer.paged_bytes):>12}")
     elif answer.resident_bytes is not None:
         print(f"  {'resident in all':<28}{size(answer.resident_bytes):>12}")
+    print(f"  {'needed in all':<28}{size(answer.needed_bytes):>12}   {NEEDED[answer.device]}")
     phases = ", ".join(f"{name} {size(count)}" for name, count in answer.phases.items())
     print(f"  Peaks by phase: {phases}")
     print(f"  Assumed: {answer.micro} sequences of {answer.longest_tokens} tokens per pass")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Print every claim; trials below the root (default `studies`) give the measured figures."""
+    """Print every claim; trials below the root (default `studies`) give the measured figures. 1 when one
+    cannot be predicted."""
     from sweeper.fitting import check_paper
     from sweeper.paper_claims import claims
     from sweeper.records import StudyFolder
@@ -15,7 +17,11 @@ def run(arguments: Sequence[str]) -> int:
     root = Path(arguments[0] if arguments else "studies")
     folders = [StudyFolder(path) for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
     records = [record for folder in folders for record in folder.read_trials() if record.result]
-    found = check_paper(root)
+    try:
+        found = check_paper(root)
+    except RuntimeError as error:
+        print(f"The paper's figures could not be predicted: {error}", file=sys.stderr)
+        return 1
     for claim in claims():
         measured = claim.measured(records)
         figure = value(claim.predicted(found), claim.unit)

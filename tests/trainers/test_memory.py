@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,12 +27,16 @@ from transformers import (
 from sweeper.config import resolved
 from sweeper.contract_memory import MemoryPrediction
 from sweeper.schema import Config
+from trainers.memory import __main__ as server
+from trainers.memory import context
 from trainers.memory.allocator import CachingAllocator, cuda_block_bytes
 from trainers.memory.counted import count
+from trainers.memory.fakes import fake_base, fake_tensors
 from trainers.memory.lengths import batches_of
 from trainers.memory.predict import PredictionError, predict
 from trainers.memory.steps import BatchShape
 from trainers.memory.storages import StorageMeter
+from trainers.memory.work import step_work
 from trainers.model import architectures, load_config
 
 MakeConfig = Callable[..., Config]
@@ -144,6 +149,116 @@ def test_reserved_memory_holds_the_allocated(make: MakeConfig) -> None:
     assert predicted.device == "cuda" and predicted.resident_bytes is None
 
 
+def test_memory_inside_of_an_operation_is_reserved_too() -> None:
+    allocator = CachingAllocator()
+    meter = StorageMeter(inner_bytes=lambda *_: 40 * 2**20, on_change=allocator.change)
+    with meter, meter.during("work", "things"):
+        torch.zeros(256)
+    assert allocator.peak_reserved_bytes >= meter.peaks["work"].total_bytes > 40 * 2**20
+
+
+WIDER: dict[str, Any] = {**WIDE, "vocab_size": 4096}
+"""An embedding large enough for paged and 8-bit state."""
+
+
+def test_8_bit_state_is_there_once_and_paged_state_lies_outside(make: MakeConfig, tmp_path: Path) -> None:
+    def predicted(optim: str) -> MemoryPrediction:
+        config = make(**{"model.path": str(tmp_path), "adapter": "full", "optim": optim})
+        return predict(config, [at(8)], on_cuda=True)
+
+    LlamaConfig(**WIDER).save_pretrained(tmp_path)
+    plain, paged = predicted("adamw_8bit"), predicted("paged_adamw_8bit")
+    weights, state = plain.parts["weights float32"], plain.parts["optimizer state"]
+    assert plain.phases["evaluation"] < weights + 2 * state, "one copy, and a small forward pass"
+    assert plain.paged_bytes is None
+    assert paged.paged_bytes and paged.paged_bytes >= 2 * 4096 * 32, "two moments of the embedding"
+    assert paged.peak_bytes == pytest.approx(plain.peak_bytes - paged.paged_bytes, rel=0.02)
+    assert paged.reserved_bytes and plain.reserved_bytes and paged.reserved_bytes <= plain.reserved_bytes
+
+
+def test_an_evaluation_batch_may_be_larger_than_a_micro_batch(make: MakeConfig) -> None:
+    config = make(**{"evaluate.batch": 32, "batch.micro": 1})
+    found = predict(config, [at(32)], on_cuda=False)
+    assert found.phase == "evaluation" and found.phases["evaluation"] > found.phases["backward"]
+
+
+def test_general_texts_are_evaluated_too(make: MakeConfig, tmp_path: Path, cache_dir: Path) -> None:
+    texts = tmp_path / "general.txt"
+    texts.write_text("word " * 900 + "\n" + "word\n" * 3)
+    options = {"data.general_path": str(texts), "data.max_length": 512, "batch.micro": 2}
+    plain = batches_of(make(**{**options, "evaluate.general": 0}), cache_dir)
+    general = batches_of(make(**options), cache_dir)
+    assert general.shapes[0].eval_length == 512 > plain.shapes[0].eval_length
+    assert general.shapes[0].eval_sequences == 2 and general.shapes[0].eval_padded
+    assert general.general_tokens > plain.general_tokens == 0
+    asked = batches_of(make(**{**options, "evaluate.generate": 4}), cache_dir)
+    assert any("evaluate.generate" in note for note in asked.notes)
+
+
+def test_data_is_looked_at_where_a_tokenizer_is_and_weights_are_not(
+    make: MakeConfig, tiny_model: Path, tmp_path: Path, cache_dir: Path
+) -> None:
+    for file in tiny_model.iterdir():
+        if file.suffix != ".safetensors":
+            shutil.copy(file, tmp_path)
+    batches = batches_of(make(**{"model.path": str(tmp_path), "data.max_length": 200}), cache_dir)
+    assert batches.shapes[0].length < 200 and not batches.notes
+
+
+def test_without_data_the_work_is_what_was_asked_for(make: MakeConfig, cache_dir: Path) -> None:
+    options = {"model.path": "arch:qwen2.5-0.5b", "data.max_length": 10, "batch.effective": 16}
+    budget = {"train.steps": None, "train.token_budget": 1000, "data.max_eval_examples": 5}
+    batches = batches_of(make(**options, **budget), cache_dir)
+    assert batches.steps == 7 and batches.evaluation_tokens == 50
+
+
+def test_an_attention_that_the_class_lacks_is_named_with_a_remedy(make: MakeConfig, tmp_path: Path) -> None:
+    ARCHITECTURES["gemma2"].save_pretrained(tmp_path)
+    config = make(**{"model.path": str(tmp_path)})
+    with pytest.raises(PredictionError, match=r"while the model was built.*attention=sdpa.*attention=eager"):
+        predict(config, [at(8)], on_cuda=True)
+    flash = make(**{"model.path": str(tmp_path), "attention": "flash_attention_2", "precision": "bf16"})
+    with fake_tensors():
+        assert fake_base(flash).config._attn_implementation == "sdpa", "the fused kernel stands in"
+
+
+def test_both_stacks_and_the_cross_attention_of_t5_count(make: MakeConfig, tmp_path: Path) -> None:
+    ARCHITECTURES["t5"].save_pretrained(tmp_path)
+    config = make(**{"model.path": str(tmp_path), "attention": "eager"})
+    with fake_tensors():
+        model = fake_base(config)
+    optimizer = torch.optim.SGD(model.parameters())
+    short, long = (step_work(model, optimizer, config, 1, length) for length in (8, 16))
+    attended = 2 * (2 + 2 * 2) * 16
+    assert long["forward_flops"] - short["forward_flops"] == 4 * 8 * attended, "2 heads of 6 times d_kv=16"
+    moved = sum(weight.nbytes for weight in model.parameters() if weight.requires_grad)
+    assert short["optimizer_bytes"] == 3 * moved, "gradients read, weights read and written, no state"
+
+
+def test_what_one_cell_breaks_leaves_the_others_their_answers(
+    make: MakeConfig, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        raise KeyError("of a library")
+
+    monkeypatch.setattr(server, "batches_of", broken)
+    assert server.answer(make(), cache_dir) == {"error": "KeyError: 'of a library'"}
+
+
+def test_a_devices_context_is_probed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    probes = iter([None, 300, 400])
+    monkeypatch.setattr(context, "_probed", lambda: next(probes))
+    file = tmp_path / "cache" / context.FILE
+    assert context.remembered(file, "A100") is None and not file.exists(), "a failed probe is tried again"
+    assert context.remembered(file, "A100") == context.remembered(file, "A100") == 300
+    assert context.remembered(file, "H100") == 400
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without CUDA")
+def test_no_context_without_a_device(tmp_path: Path) -> None:
+    assert context.context_bytes(tmp_path) is None
+
+
 def test_data_decides_the_length(make: MakeConfig, cache_dir: Path) -> None:
     batches = batches_of(make(**{"data.max_length": 200}), cache_dir)
     assert batches.shapes[0].length < 200 and not batches.notes
@@ -182,8 +297,6 @@ def test_shipped_architectures_can_be_read(name: str, make: MakeConfig) -> None:
 )
 def test_shipped_architectures_have_the_published_size(name: str, parameters: int, make: MakeConfig) -> None:
     """Sizes are those that the hub shows for each model (`safetensors` metadata)."""
-    from trainers.memory.fakes import fake_base, fake_tensors
-
     with fake_tensors():
         model = fake_base(make(**{"model.path": f"arch:{name}", "attention": "eager"}))
     assert sum(weight.numel() for weight in model.parameters()) == parameters

@@ -9,12 +9,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
 from sweeper.contract import read_json, write_json
+from sweeper.contract_memory import memory_identity
 from sweeper.schema import Config, from_dict
 from trainers.environment import quiet_libraries
+from trainers.memory.context import context_bytes
 from trainers.memory.lengths import batches_of
 from trainers.memory.predict import PredictionError, on_cuda, predict
 
@@ -26,30 +29,11 @@ def main(folder: Path) -> None:
     cache_dir = Path(asked["cache_dir"])
     cells, known = [], {}
     for config in map(from_dict, asked["configs"]):
-        key = memory_key(config)
+        key = json.dumps(memory_identity(config.to_dict()), sort_keys=True)
         if key not in known:
             known[key] = answer(config, cache_dir)
         cells.append(known[key])
     write_json(folder / "predicted.json", {"cells": cells})
-
-
-def memory_key(config: Config) -> str:
-    """Equal keys need equal memory: what says nothing about the work is left out."""
-    values = config.to_dict()
-    for name in ("study", "tracking", "objective", "constraint", "hardware", "memory", "production"):
-        values.pop(name, None)
-    for name in (
-        "learning_rate",
-        "weight_decay",
-        "lr_scheduler_type",
-        "warmup_steps",
-        "adam_beta1",
-        "adam_beta2",
-        "adam_epsilon",
-    ):
-        values["train"].pop(name)
-    values["trial"] = values["trial"]["device"]
-    return json.dumps(values, sort_keys=True)
 
 
 def answer(config: Config, cache_dir: Path) -> dict[str, Any]:
@@ -63,10 +47,18 @@ def answer(config: Config, cache_dir: Path) -> dict[str, Any]:
             notes=batches.notes,
             tokens_per_step=batches.tokens_per_step,
         )
-        further = {"steps": float(batches.steps), "evaluation_tokens": batches.evaluation_tokens}
-        return dataclasses.replace(found, work={**found.work, **further}).to_json()
+        further = {
+            "steps": float(batches.steps),
+            "evaluation_tokens": batches.evaluation_tokens,
+            "general_tokens": batches.general_tokens,
+        }
+        context = context_bytes(cache_dir) if found.device == "cuda" else None
+        return dataclasses.replace(found, context_bytes=context, work=found.work | further).to_json()
     except (PredictionError, OSError, ValueError) as error:
         return {"error": str(error)}
+    except Exception as error:  # noqa: BLE001 - what one cell breaks must not take the others' answers
+        traceback.print_exc()
+        return {"error": f"{type(error).__name__}: {error}"}
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from trainers.adapters import add_adapter
 from trainers.batches import plan
 from trainers.data import prepare_data
 from trainers.environment import quiet_libraries
-from trainers.evaluate import evaluation_loss
+from trainers.evaluate import evaluation_loss, token_weighted_loss
 from trainers.memory.kernels import inner_bytes
 from trainers.memory.predict import as_prediction
 from trainers.memory.steps import LOOPS, SilentRecorder, describe_model, watched
@@ -24,6 +24,7 @@ from trainers.memory.storages import StorageMeter
 from trainers.model import load_base, load_tokenizer
 from trainers.optimizers import build_optimizer, training_arguments
 from trainers.precision import device
+from trainers.quality import general_examples
 
 
 def count(config: Config, cache_dir: Path) -> MemoryPrediction:
@@ -31,7 +32,8 @@ def count(config: Config, cache_dir: Path) -> MemoryPrediction:
     quiet_libraries()
     set_seed(config.train.seed)
     where = device(config)
-    data = prepare_data(config, load_tokenizer(config.model), cache_dir)
+    tokenizer = load_tokenizer(config.model)
+    data, general = prepare_data(config, tokenizer, cache_dir), general_examples(config, tokenizer)
     work = plan(config, data.train)
     meter = StorageMeter(inner_bytes=inner_bytes(where.type == "cuda"))
     with meter:
@@ -45,4 +47,6 @@ def count(config: Config, cache_dir: Path) -> MemoryPrediction:
             recorder: Any = SilentRecorder(lambda: None)
             LOOPS[config.trainer](config, work, data, model, optimizer, arguments, recorder)
             evaluation_loss(model, data, config, where)
+            if general is not None:
+                token_weighted_loss(model, general, data.collator, config, where)
     return as_prediction(meter.peaks, None)

@@ -71,12 +71,7 @@ def fake_base(
     """
     loaded = model_config or load_config(config.model)
     with unset_fake_temporarily(), torch.device("meta"), initialization.no_init_weights():
-        model: PreTrainedModel = (model_class or _class(loaded)).from_config(
-            loaded,
-            trust_remote_code=config.model.trust_remote_code,
-            dtype=weights_dtype(config),
-            attn_implementation="eager" if config.attention == "eager" else "sdpa",
-        )
+        model = _without_weights(config, loaded, model_class or _class(loaded))
         model.tie_weights()  # not done without weights to initialise
         quantizer = _replace_layers(model, config)
     _give_storage(model)
@@ -85,6 +80,34 @@ def fake_base(
         quantizer.postprocess_model(model)
         model.hf_quantizer = quantizer
     return configure(model.eval(), config)
+
+
+def _without_weights(config: Config, model_config: PretrainedConfig, model_class: Any) -> PreTrainedModel:
+    """The model class with its own attention; for FlashAttention-2 torch's fused one stands in, also in
+    classes that do not support it."""
+
+    def built(attention: str) -> PreTrainedModel:
+        found: PreTrainedModel = model_class.from_config(
+            model_config,
+            trust_remote_code=config.model.trust_remote_code,
+            dtype=weights_dtype(config),
+            attn_implementation=attention,
+        )
+        return found
+
+    if config.attention == "eager":
+        return built("eager")
+    try:
+        return built("sdpa")
+    except ValueError as error:
+        model = built("eager")
+        if config.attention == "sdpa" or not model._supports_flash_attn:
+            name = type(model).__name__
+            raise ValueError(
+                f"{name} must support attention={config.attention}, but does not: use attention=eager"
+            ) from error
+    model.config._attn_implementation = "sdpa"
+    return model
 
 
 def _class(model_config: PretrainedConfig) -> Any:

@@ -9,16 +9,20 @@ from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from sweeper.contract_memory import MemoryPrediction
 from sweeper.schema import Config
+from trainers.adapters import add_adapter
 from trainers.batches import batch_sizes
 from trainers.memory.allocator import CachingAllocator, cuda_block_bytes
+from trainers.memory.fakes import fake_base
 from trainers.memory.kernels import cuda_kernels, inner_bytes, replies
-from trainers.memory.resident import resident_bytes
+from trainers.memory.resident import private_bytes, resident_bytes
 from trainers.memory.steps import BatchShape, dry_run
 from trainers.memory.storages import Peak, StorageMeter
 from trainers.memory.work import step_work
+from trainers.model import load_config
 
 
 class PredictionError(RuntimeError):
@@ -47,6 +51,7 @@ def predict(
         phases=phases,
         reserved_bytes=_highest([each.reserved_bytes for each in found]),
         resident_bytes=_highest([each.resident_bytes for each in found]),
+        private_bytes=_highest([each.private_bytes for each in found]),
         notes=tuple(notes),
     )
 
@@ -62,6 +67,7 @@ def _predict(
     build: Callable[[Config], nn.Module] | None,
     tokens_per_step: float,
 ) -> MemoryPrediction:
+    build = build or _builder(config)
     allocator = CachingAllocator() if on_cuda else None
     padded = [False]
     meter = StorageMeter(
@@ -77,18 +83,33 @@ def _predict(
 
     try:
         with _quietly(), cuda_kernels() if on_cuda else nullcontext():
-            model = dry_run(_on_fake_cpu(config), shape, meter, set_padded, on_cuda, build)
+            model, optimizer = dry_run(_on_fake_cpu(config), shape, meter, set_padded, on_cuda, build)
     except Exception as error:
-        raise PredictionError(_failure(error, meter)) from error
+        raise PredictionError(_failure(error, _place(meter))) from error
     found = as_prediction(meter.peaks, allocator)
     length = tokens_per_step / batch_sizes(config.batch).effective
     return dataclasses.replace(
         found,
         longest_tokens=shape.length,
-        micro=config.batch.micro,
+        micro=config.batch.sequences,
         resident_bytes=None if on_cuda else resident_bytes(config, model, found.phases),
-        work=step_work(model, config, tokens_per_step, length),
+        private_bytes=None if on_cuda else private_bytes(config, model, found.phases),
+        paged_bytes=meter.aside_bytes if _is_paged(optimizer) and on_cuda else None,
+        work=step_work(model, optimizer, config, tokens_per_step, length),
     )
+
+
+def _is_paged(optimizer: Optimizer) -> bool:
+    return bool(getattr(optimizer, "is_paged", False))
+
+
+def _builder(config: Config) -> Callable[[Config], nn.Module]:
+    """Makes a trial's model. Raises PredictionError when its configuration cannot be read."""
+    try:
+        loaded = load_config(config.model)
+    except (OSError, ValueError) as error:
+        raise PredictionError(_failure(error, "while the configuration was read")) from error
+    return lambda asked: add_adapter(fake_base(asked, loaded), asked)
 
 
 @contextmanager
@@ -107,9 +128,16 @@ def _on_fake_cpu(config: Config) -> Config:
     )
 
 
-def _failure(error: BaseException, meter: StorageMeter) -> str:
+def _place(meter: StorageMeter) -> str:
+    if meter.last_operation is None:
+        return "while the model was built"
+    if meter.last_phase == "load":
+        return f"while the model was built (last operation: {meter.last_operation})"
+    return f"in phase {meter.last_phase!r} at {meter.last_operation}"
+
+
+def _failure(error: BaseException, place: str) -> str:
     text = " ".join(str(error).split())[:300]
-    place = f"in phase {meter.last_phase!r} at {meter.last_operation}"
     return f"the dry run failed {place}: {type(error).__name__}: {text}"
 
 

@@ -1,4 +1,4 @@
-"""What Linux shows as resident memory of a CPU trial beyond its live tensors.
+"""What Linux shows as resident and as private memory of a CPU trial beyond its live tensors.
 
 Three things come on top: pages of the weight file that stay mapped, what malloc keeps of freed memory, and
 code and buffers of the libraries that are first touched at work.
@@ -26,6 +26,15 @@ HALF_PRECISION_BYTES = 60 * 2**20
 QUANTISING_BYTES = 65 * 2**20
 """What malloc keeps of the unpacked weights that pass through while a quantised model is loaded."""
 # The four measured constants are from `benchmarks/memory_cpu.py --shape 30m --shard 1/6`.
+PRIVATE_LIBRARIES_BYTES = 30 * 2**20
+"""Arenas, stacks and buffers of the libraries, mapped though not all touched."""
+PRIVATE_KEPT_MOST_BYTES = 64 * 2**20
+"""What malloc's heap keeps of freed memory at most; as much as the peak where that is smaller."""
+PRIVATE_SHARE = 0.3
+"""Share of the peak that lies between live blocks of the heap."""
+# These three are an upper bound of what `VmData` of 24 trials rose by beyond the predicted peak: 13 cells of
+# the embedded model and 11 of a random Llama of 30 M parameters (micro batches 1 to 16, both loops, all
+# optimizers, int8, NF4, bf16), sampled each 0.3 ms; it was 36 to 113 MiB and 46 to 263 MiB.
 STORED = {"F32": "torch.float32", "BF16": "torch.bfloat16", "F16": "torch.float16"}
 """Types of the safetensors format in torch's terms."""
 
@@ -36,14 +45,26 @@ def resident_bytes(config: Config, model: nn.Module, phases: Mapping[str, int]) 
     Weights that are kept as the file has them are the file's own pages. If some are, the whole file stays
     mapped; if none is, it goes when loading ends.
     """
+    while_loading, at_work = _with_files(config, model, phases)
+    return max(while_loading, at_work + _overhead(config, at_work))
+
+
+def private_bytes(config: Config, model: nn.Module, phases: Mapping[str, int]) -> int:
+    """Private writable memory above the level at trial start (`VmData`), which `RLIMIT_DATA` limits: the
+    lowest limit under which a trial is sure to end."""
+    while_loading, at_work = _with_files(config, model, phases)
+    kept = min(at_work, PRIVATE_KEPT_MOST_BYTES) + int(at_work * PRIVATE_SHARE)
+    return PRIVATE_LIBRARIES_BYTES + max(while_loading, at_work + kept)
+
+
+def _with_files(config: Config, model: nn.Module, phases: Mapping[str, int]) -> tuple[int, int]:
+    """Bytes while the model is loaded, and the most afterwards, pages of the weight file included."""
     file_bytes, stored = _weight_files(config)
     kept = [weight for weight in model.parameters() if not weight.requires_grad or config.adapter == "full"]
     as_stored = sum(weight.nbytes for weight in kept if str(weight.dtype) == stored)
     besides = max(file_bytes - as_stored, 0)
-    while_loading = phases.get("load", 0) + besides
     at_work = max((size for phase, size in phases.items() if phase != "load"), default=0)
-    at_work += besides if as_stored else 0
-    return max(while_loading, at_work + _overhead(config, at_work))
+    return phases.get("load", 0) + besides, at_work + (besides if as_stored else 0)
 
 
 def _overhead(config: Config, at_work: int) -> int:

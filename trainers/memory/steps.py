@@ -7,8 +7,9 @@ tensors and batches of a given length; a counted run gives them the real ones.
 from __future__ import annotations
 
 import dataclasses
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,16 @@ from torch.utils.hooks import RemovableHandle
 
 from sweeper.schema import BatchConfig, Config
 from trainers import accelerate_loop, hf_trainer
-from trainers.adapters import add_adapter
 from trainers.batches import Batch, BatchSizes, Plan, batch_sizes
-from trainers.evaluate import evaluation_loss
-from trainers.memory.fakes import fake_base, fake_tensors, quantization_constants
+from trainers.evaluate import evaluation_batch, evaluation_loss
+from trainers.memory.fakes import fake_tensors, quantization_constants
 from trainers.memory.storages import BETWEEN, StorageMeter
 from trainers.optimizers import build_optimizer, state_tensors, training_arguments
 
 LOOPS = {"accelerate": accelerate_loop.train, "hf": hf_trainer.train}
+PAGED_ELEMENTS = 100_000
+"""Weights from this size on have their state in managed memory where the optimizer is paged
+(`get_state_buffer`, bitsandbytes/optim/optimizer.py)."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class BatchShape:
     eval_length: int
     eval_padded: bool
     eval_sequences: int | None = None
-    """Sequences of the evaluation split, when there are fewer than one batch."""
+    """Sequences of the longest evaluation batch; None: as many as one may hold."""
     has_gradients: bool = True
     """Whether it comes after another pass of its optimizer step, whose gradients lie beside it."""
     has_state: bool = True
@@ -79,6 +82,8 @@ def watched(model: nn.Module, optimizer: Optimizer, meter: StorageMeter) -> Iter
     def after_forward(module: nn.Module, arguments: Any, output: Any) -> None:
         if module.training:
             meter.enter("backward", "temporary")
+        else:
+            meter.enter(BETWEEN, "other")  # what comes next is no evaluation
 
     def after_gradient(weight: torch.Tensor) -> None:
         if weight.grad is not None:
@@ -164,27 +169,32 @@ def dry_run(
     shape: BatchShape,
     meter: StorageMeter,
     set_padded: Callable[[bool], None],
-    foreach: bool,
-    build: Callable[[Config], nn.Module] | None = None,
-) -> nn.Module:
-    """Load, one evaluation batch and one pass in its steady state, on fake tensors; the model.
+    on_cuda: bool,
+    build: Callable[[Config], nn.Module],
+) -> tuple[nn.Module, Optimizer]:
+    """Load, one evaluation batch and one pass in its steady state, on fake tensors; model and optimizer.
 
-    `set_padded` is told whether the batches that come have padding; `foreach` makes torch's optimizers
-    work on all weights at once, as they do on CUDA.
+    `set_padded` is told whether the batches that come have padding. With `on_cuda` torch's optimizers work
+    on all weights at once, and paged state lies in managed memory.
     """
     sizes = batch_sizes(config.batch)
     one_pass = BatchConfig(sizes.micro, sizes.micro, 1)
     config = dataclasses.replace(config, batch=one_pass)
     with fake_tensors(), meter:
         with meter.during("load", "weights"):
-            model = build(config) if build else add_adapter(fake_base(config), config)
+            model = build(config)
             describe_model(model, meter)
             arguments = training_arguments(config, 1, Path("unused"))
             optimizer = build_optimizer(model, arguments)
-            _prefer_foreach(optimizer, foreach)
+            if on_cuda:
+                _prefer_foreach(optimizer)
+                _page(optimizer, meter)
         with watched(model, optimizer, meter):
             _take_first_step(model, optimizer, meter)
-            evaluation = min(config.evaluate.batch or sizes.micro, shape.eval_sequences or sizes.micro)
+            state, optimizer.state = optimizer.state, defaultdict(dict)  # a trial's loop begins without
+            evaluation = evaluation_batch(config)
+            if shape.eval_sequences is not None:
+                evaluation = min(evaluation, shape.eval_sequences)
             data: Any = _Data(_Sequences(sizes.micro), _Sequences(evaluation), _Collator(shape.eval_length))
             set_padded(shape.eval_padded)
             evaluation_loss(model, data, config, torch.device("cpu"))
@@ -192,17 +202,16 @@ def dry_run(
             data.collator = _Collator(shape.length)
 
             def begin() -> None:
-                if not shape.has_state:
-                    optimizer.state.clear()
-                # accelerate copies the state of an optimizer that has one already
-                meter.adopt(state_tensors(optimizer), "optimizer state")
+                if shape.has_state:
+                    optimizer.state.update(state)
+                state.clear()
                 if shape.has_gradients and sizes.accumulation > 1:
                     _give_gradients(model, meter)
 
             recorder: Any = SilentRecorder(begin)
             work = Plan(BatchSizes(sizes.micro, 1), list(range(sizes.micro)), [1], [1], [[1]])
             LOOPS[config.trainer](config, work, data, model, optimizer, arguments, recorder)
-    return model
+    return model, optimizer
 
 
 def _give_gradients(model: nn.Module, meter: StorageMeter) -> None:
@@ -212,11 +221,24 @@ def _give_gradients(model: nn.Module, meter: StorageMeter) -> None:
             meter.adopt([weight.grad], "gradients")
 
 
-def _prefer_foreach(optimizer: Optimizer, foreach: bool) -> None:
+def _prefer_foreach(optimizer: Optimizer) -> None:
     """`_default_to_fused_or_foreach` (torch/optim/optimizer.py) takes foreach for CUDA tensors only."""
     for group in optimizer.param_groups:
-        if foreach and group.get("foreach", False) is None and not group.get("fused"):
+        if group.get("foreach", False) is None and not group.get("fused"):
             group["foreach"] = True
+
+
+def _page(optimizer: Optimizer, meter: StorageMeter) -> None:
+    """Let a paged optimizer's large state come from managed memory, not from torch's allocator."""
+    if not getattr(optimizer, "is_paged", False):
+        return
+    make: Callable[..., torch.Tensor] = optimizer.get_state_buffer  # type: ignore[attr-defined]
+
+    def buffer(weight: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        with meter.aside() if weight.numel() >= PAGED_ELEMENTS else nullcontext():
+            return make(weight, dtype=dtype)
+
+    optimizer.get_state_buffer = buffer  # type: ignore[attr-defined]
 
 
 def _take_first_step(model: nn.Module, optimizer: Optimizer, meter: StorageMeter) -> None:

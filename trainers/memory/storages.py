@@ -20,6 +20,8 @@ Reply = Callable[..., Any]
 
 BETWEEN = "between"
 """The phase outside of all phases; it has no peak."""
+INNER = -1
+"""Key of what an operation takes and gives back while it runs: storages have addresses."""
 
 
 @dataclass
@@ -62,6 +64,9 @@ class StorageMeter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.peaks: dict[str, Peak] = {}
         self.total_bytes = 0
         self.parts: dict[str, int] = {}
+        self.aside_bytes = 0
+        """What was made `aside`."""
+        self._is_aside = False
         self._live: dict[int, _Live] = {}
         self._replies = replies or {}
         self._inner_bytes = inner_bytes
@@ -80,6 +85,9 @@ class StorageMeter(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 if isinstance(item, torch.Tensor):
                     self._see(item, func, args)
         inner = self._inner_bytes(func, args) if self._inner_bytes else 0
+        if inner and self._on_change:
+            self._on_change(INNER, inner)
+            self._on_change(INNER, 0)
         self._note(inner)
         return result
 
@@ -104,6 +112,10 @@ class StorageMeter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return
         size = self._rounded(storage.nbytes())
         if not size or tensor.device.type == "meta":
+            return
+        if self._is_aside:
+            self.aside_bytes += size
+            self._live[key] = _Live(0, "aside", weakref.ref(storage, lambda _: self._live.pop(key, None)))
             return
         kind = (self.kind_of and self.kind_of(func, args, tensor)) or self.kind
         self._live[key] = _Live(size, kind, weakref.ref(storage, lambda _: self._forget(key)))
@@ -140,6 +152,15 @@ class StorageMeter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """From now on it is `phase`, and new storages are of `kind`."""
         self.phase, self.kind = phase, kind
         self._note(0)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Storages that are made inside come from another place than the allocator: no peak holds them."""
+        self._is_aside = True
+        try:
+            yield
+        finally:
+            self._is_aside = False
 
     @contextmanager
     def during(self, phase: str, kind: str) -> Iterator[None]:

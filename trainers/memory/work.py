@@ -13,15 +13,20 @@ from __future__ import annotations
 from typing import Any
 
 from torch import nn
+from torch.optim import Optimizer
 from transformers.pytorch_utils import Conv1D
 
 from sweeper.schema import Config
 from trainers.batches import batch_sizes
 from trainers.model import logical_elements
+from trainers.optimizers import state_bytes
 
 
-def step_work(model: nn.Module, config: Config, tokens_per_step: float, length: float) -> dict[str, float]:
-    """`flops` executed and `model_flops` needed by a step of `tokens_per_step` tokens, padding included."""
+def step_work(
+    model: nn.Module, optimizer: Optimizer, config: Config, tokens_per_step: float, length: float
+) -> dict[str, float]:
+    """What a step of `tokens_per_step` tokens, padding included, takes: `flops` executed, `model_flops`
+    needed, `forward_flops` of its forward passes alone, and `optimizer_bytes` moved."""
     linear, trained = _weights(model)
     attention = 4 * length * _attention_width(model)
     forward = 2 * linear + attention
@@ -30,9 +35,17 @@ def step_work(model: nn.Module, config: Config, tokens_per_step: float, length: 
     return {
         "flops": executed * tokens_per_step,
         "model_flops": needed * tokens_per_step,
+        "forward_flops": forward * tokens_per_step,
+        "optimizer_bytes": float(_optimizer_bytes(model, optimizer)),
         "passes": float(batch_sizes(config.batch).accumulation),
         "padded_tokens": float(tokens_per_step),
     }
+
+
+def _optimizer_bytes(model: nn.Module, optimizer: Optimizer) -> int:
+    """What an optimizer step moves: it reads gradients, and reads and writes weights and state, once each."""
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    return 3 * sum(weight.nbytes for weight in trained) + 2 * state_bytes(optimizer)
 
 
 def _weights(model: nn.Module) -> tuple[int, int]:
@@ -43,8 +56,15 @@ def _weights(model: nn.Module) -> tuple[int, int]:
 
 
 def _attention_width(model: Any) -> int:
-    """Layers times the width of all their query heads."""
+    """Layers times the width of all their query heads. A decoder's layer beside an encoder attends twice."""
     config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
     heads = getattr(config, "num_attention_heads", 0) or 0
-    width = getattr(config, "head_dim", None) or (config.hidden_size // heads if heads else 0)
-    return int((getattr(config, "num_hidden_layers", 0) or 0) * heads * width)
+    width = _any(config, "head_dim", "d_kv") or (config.hidden_size // heads if heads else 0)
+    layers = getattr(config, "num_hidden_layers", 0) or 0
+    if getattr(config, "is_encoder_decoder", False):
+        layers += 2 * _any(config, "num_decoder_layers", "decoder_layers")
+    return int(layers * heads * width)
+
+
+def _any(config: Any, *names: str) -> int:
+    return next((found for name in names if (found := getattr(config, name, None))), 0)
