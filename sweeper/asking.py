@@ -53,6 +53,11 @@ class Asking:
         self._numbers.append(record.number)
         self._told.add(record.spec.key)
 
+    def close(self) -> None:
+        """Ask for nothing more: the strategy says what it has found so far."""
+        self._plan.close()
+        self.finished = True
+
     def heard(self) -> list[int]:
         """Numbers of the trials told since this was last asked."""
         numbers, self._numbers = self._numbers, []

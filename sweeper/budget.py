@@ -28,17 +28,19 @@ class Budget:
 
     def take_stock(self, records: Iterable[TrialRecord]) -> None:
         """Count what earlier runs of the study have spent."""
-        spans = []
+        spans, unplaced_s = [], 0.0
         for record in records:
             self.hear(record)
-            if record.result and record.result.started_at and record.result.ended_at:
+            if record.result and not record.result.started_at:  # its driver died: when, nobody knows
+                unplaced_s += record.result.measurements.total_time_s or 0.0
+            elif record.result and record.result.started_at and record.result.ended_at:
                 spans.append((_seconds(record.result.started_at), _seconds(record.result.ended_at)))
-        self.earlier_s = covered_s(spans)
+        self.earlier_s = covered_s(spans) + unplaced_s
 
     def hear(self, record: TrialRecord) -> None:
-        """Count a trial that has ended."""
+        """Count a trial that has ended. One that was cancelled runs again: only its time is spent."""
         if record.result is not None and record.result.outcome not in NOT_RUN:
-            self.trials += 1
+            self.trials += record.result.outcome.is_final
             self.device_s += record.result.measurements.total_time_s or 0.0
 
     def used_up(self, running: int) -> str | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -46,6 +46,8 @@ class Composer:
         self._groups = groups()
         self._keys = set(keys())
         self._changes: dict[tuple[str, str], _Change | None] = {}
+        self._has_interpolations = False
+        """Whether the base has any; known once it is composed."""
         self._parser = OverridesParser.create()
 
     def cell(self, overrides: Mapping[str, str]) -> Composed:
@@ -85,27 +87,23 @@ class Composer:
 
     @cached_property
     def _raw(self) -> tuple[dict[str, Any] | None, Problem | None]:
-        return self._compose([], resolve=True)
+        return self._compose([])
 
-    @cached_property
-    def _has_interpolations(self) -> bool:
-        return self._compose([], resolve=False)[0] != self._raw[0]
-
-    def _compose(
-        self, overrides: Iterable[str], resolve: bool = True
-    ) -> tuple[dict[str, Any] | None, Problem | None]:
+    def _compose(self, overrides: Sequence[str]) -> tuple[dict[str, Any] | None, Problem | None]:
         from hydra import compose
 
         try:
             composed = compose(self._config_name, overrides=[*self._fixed, *overrides])
-            plain = OmegaConf.to_container(composed, resolve=resolve)
+            plain = OmegaConf.to_container(composed, resolve=True)
+            if not overrides:
+                self._has_interpolations = OmegaConf.to_container(composed, resolve=False) != plain
         except (HydraException, OmegaConfBaseException) as error:
             text = " ".join(str(error).split())
             return None, Problem(f"Hydra must be able to compose the configuration: {text}", "-", "-", "")
         assert isinstance(plain, dict)
         return {str(key): value for key, value in plain.items()}, None
 
-    def _by_hydra(self, overrides: Iterable[str]) -> Composed:
+    def _by_hydra(self, overrides: Sequence[str]) -> Composed:
         raw, problem = self._compose(overrides)
         if raw is None:
             return None, [problem] if problem else []

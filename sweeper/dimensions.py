@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob
 from hydra.errors import HydraException
 
-from sweeper.config import name_problems, whole_number_keys
+from sweeper.config import groups, name_problems, number_keys, whole_number_keys
 from sweeper.contract import Problem
 from sweeper.schema_search import SpaceConfig
 
@@ -74,8 +75,10 @@ def parsed(arguments: Sequence[str]) -> tuple[list[Any], Found]:
     overrides: list[Any] = []
     problems: Found = []
     for argument in arguments:
+        name, _, value = argument.partition("=")
+        said = f"search.n_trials={value}" if name == "hydra.sweeper.n_trials" else argument
         try:
-            overrides.append(parser.parse_override(argument))
+            overrides.append(parser.parse_override(said))
         except HydraException as error:
             text = str(error).splitlines()[0]
             remedy = "write key=value; quote values that hold commas, brackets or spaces"
@@ -97,6 +100,8 @@ def split(overrides: Iterable[Any]) -> tuple[list[str], dict[str, Dimension], Fo
             fixed.append(override.input_line or f"{key}={override.get_value_element_as_str()}")
         elif key.startswith(tuple(ONE_PER_STUDY)):
             problems.append((_one_per_study(override), ""))
+        elif (problem := _kind_problem(override)) is not None:
+            problems.append((problem, ""))
         else:
             dimension = _dimension(key, override)
             found = list(_range_problems(dimension, override))
@@ -104,6 +109,20 @@ def split(overrides: Iterable[Any]) -> tuple[list[str], dict[str, Dimension], Fo
             if not found:
                 swept[key] = dimension
     return fixed, swept, problems
+
+
+def _kind_problem(override: Any) -> Problem | None:
+    """A pattern names no values, and only numbers have intervals."""
+    key, text = override.key_or_group, override.input_line.partition("=")[2]
+    if isinstance(override.value(), Glob):
+        options = groups().get(key, [])
+        remedy = f"list them: {key}={','.join(options[:3])},…" if options else "list the values with commas"
+        return Problem("a sweep must list its values, not a pattern", key, text, remedy)
+    if override.is_discrete_sweep() or key in number_keys():
+        return None
+    return Problem(
+        "an interval needs an option that holds a number", key, text, "list the values with commas"
+    )
 
 
 def _dimension(key: str, override: Any) -> Dimension:
@@ -187,8 +206,11 @@ def terms(text: str) -> Terms:
     return {key: frozenset(values.split(",")) for key, _, values in pairs}
 
 
-def condition_problems(conditions: Conditions, known: set[str], swept: Iterable[str]) -> Iterator[Problem]:
+def condition_problems(
+    conditions: Conditions, known: set[str], swept: Mapping[str, Dimension]
+) -> Iterator[Problem]:
     """Conditions speak of options that exist and of values, and bind options that are swept."""
+    options = groups()
     for key in sorted(conditions.named() - known):
         yield Problem(
             "a condition must name options that exist", "space", key, "see `python -m sweeper options`"
@@ -199,3 +221,15 @@ def condition_problems(conditions: Conditions, known: set[str], swept: Iterable[
         for key, values in term.items():
             if not values - {""}:
                 yield Problem("a condition must read option=value", "space", key, "name the values")
+            elif key in options and (strange := sorted(values - _takes(options[key], swept.get(key)))):
+                yield Problem(
+                    "a condition must name values that the option takes",
+                    "space",
+                    f"{key}={','.join(strange)}",
+                    f"take one of {', '.join(options[key])}",
+                )
+
+
+def _takes(options: Sequence[str], dimension: Dimension | None) -> frozenset[str]:
+    """The values of a group that a condition may name."""
+    return frozenset((*options, *(dimension.values if isinstance(dimension, Choices) else ())))

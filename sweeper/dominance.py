@@ -81,6 +81,8 @@ class Dominance:
         if record.result is None or record.result.outcome is not Outcome.OUT_OF_MEMORY:
             return
         config = from_dict(record.spec.config)
+        if record.spec.devices is not None and config.trial.require_idle_device == "ignore":
+            return  # another process may have held the memory that was missing
         measured = record.result.measurements
         steps, loading = measured.steps or 0, measured.load_time_s is None
         proof = Proof(record.number, record.label, config, steps, loading)
@@ -173,12 +175,27 @@ def _sizes(config: Config, proof: Proof) -> bool:
     """At least as many rows, at least as long, of at least the same examples, with as large an adapter."""
     own, other = config, proof.config
     return (
-        own.batch.micro >= other.batch.micro
-        and (own.batch.effective or 0) >= (other.batch.effective or 0)
-        and (own.evaluate.batch or own.batch.micro) >= (other.evaluate.batch or other.batch.micro)
-        and own.data.max_length >= other.data.max_length
+        own.batch.sequences >= other.batch.sequences
+        and _examples(own, other)
+        and (own.evaluate.batch or own.batch.sequences) >= (other.evaluate.batch or other.batch.sequences)
+        and _lengths(own, other)
         and own.lora.r >= other.lora.r
     )
+
+
+def _examples(own: Config, other: Config) -> bool:
+    """A token budget is reached at the end of a step: only steps that end where the other's do are sure to
+    take all of the other's examples."""
+    mine, others = own.batch.effective or 0, other.batch.effective or 1
+    return mine >= others and (own.train.token_budget is None or mine % others == 0)
+
+
+def _lengths(own: Config, other: Config) -> bool:
+    """Where the loss counts on completions alone, an example that is cut before its completion is left out:
+    another length makes other batches."""
+    if own.data.completion_only_loss:
+        return own.data.max_length == other.data.max_length
+    return own.data.max_length >= other.data.max_length
 
 
 def _gradients(config: Config, proof: Proof) -> bool:
@@ -205,9 +222,15 @@ def _optimizers_compare(config: Config, proof: Proof) -> bool:
     mine, other = config.optim, proof.config.optim
     if mine == other:
         return True
-    if config.precision == "bf16_pure" or config.train.optim_args is not None:
+    if _trains_16_bit(config) or config.train.optim_args is not None:
         return False
     return mine in OPTIMIZER_ABOVE.get(other, ())
+
+
+def _trains_16_bit(config: Config) -> bool:
+    """Whether the optimizer updates 16-bit parameters (an adapter's are fp32 unless all is bf16)."""
+    is_held_so = config.adapter == "full" and config.model.dtype in ("float16", "bfloat16")
+    return config.precision == "bf16_pure" or is_held_so
 
 
 RELATIONS: tuple[Relation, ...] = (

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from sweeper.config import DEFAULT_OBJECTIVE
-from sweeper.contract import Measurements
-from sweeper.records import DERIVED, TrialRecord
+from sweeper.records import TrialRecord
 from sweeper.schema import ObjectiveConfig
-
-METRICS = (*(item.name for item in dataclasses.fields(Measurements)), *DERIVED)
-"""Every metric that can be an objective."""
 
 PROBED_METRICS = (
     "tokens_per_s padded_tokens_per_s step_time_s peak_memory_bytes peak_memory_train_bytes "

@@ -4,6 +4,10 @@ Losses are compared at rungs of equal tokens: trials with other batch sizes eval
 trial's loss at a rung is interpolated between its evaluations. The verdict is that of an Optuna pruner
 over an in-memory study of these losses; a trial is ended only if its loss also breaks what the rule
 allows, because a fast trial may be worse than the median and still be the best one.
+
+A trial is too slow when it falls below `constraint.tokens_per_s`, or behind a trial that stays eligible
+whatever is measured later. While `eval_loss_within` refers to the lowest loss of the study there is none:
+a slower trial may yet lower that loss, disqualify the faster one, and be the best itself.
 """
 
 from __future__ import annotations
@@ -85,14 +89,20 @@ class Pruning:
         self._courses: dict[int, Course] = {}
         self._trials: dict[int, optuna.Trial] = {}
         self._best_at: dict[int, float] = {}
+        self._has_baseline = config.constraint.baseline is not None
+        self._baseline: Course | None = None
+        """The course of the cell that `eval_loss_within` refers to."""
         self._best_speed = 0.0
         self._study = _loss_study(self._kind) if self._kind != "none" else None
 
-    def begin(self, number: int, config: Config) -> None:
-        """A trial begins."""
-        if self._study is not None and config.trial.probe_steps is None:
-            self._courses[number] = Course(config.trial.warmup_steps)
-            self._trials[number] = self._study.ask()
+    def begin(self, number: int, config: Config, is_baseline: bool = False) -> None:
+        """A trial begins; `is_baseline`: of the cell that `constraint.baseline` names."""
+        if self._study is None or config.trial.probe_steps is not None:
+            return
+        self._courses[number] = Course(config.trial.warmup_steps)
+        self._trials[number] = self._study.ask()
+        if is_baseline and self._baseline is None:
+            self._baseline = self._courses[number]
 
     def hear(self, number: int, line: TrialProgress) -> str | None:
         """Take in a line of a running trial; why it should end, or None."""
@@ -104,8 +114,8 @@ class Pruning:
             return self._too_slow(course)
         return self._behind(number, course) if line.event == "eval" else None
 
-    def end(self, record: TrialRecord, eligible: bool) -> None:
-        """A trial has ended; `eligible`: it keeps every constraint."""
+    def end(self, record: TrialRecord, stays_eligible: bool) -> None:
+        """A trial has ended; `stays_eligible`: it keeps every constraint, whatever is measured later."""
         from optuna.trial import TrialState
 
         if self._courses.pop(record.number, None) is None or self._study is None or record.result is None:
@@ -114,15 +124,17 @@ class Pruning:
         speed, loss = record.metric("tokens_per_s"), record.metric("eval_loss")
         completed = record.result.outcome is Outcome.COMPLETED and loss is not None
         self._study.tell(trial, loss if completed else None, None if completed else TrialState.PRUNED)
-        if eligible and speed is not None:
+        if stays_eligible and speed is not None:
             self._best_speed = max(self._best_speed, speed)
 
-    def replay(self, record: TrialRecord, eligible: bool) -> None:
-        """Take in a trial of an earlier run as if it ran now."""
-        self.begin(record.number, from_dict(record.spec.config))
+    def replay(self, record: TrialRecord, stays_eligible: bool, is_baseline: bool = False) -> None:
+        """Take in a trial of an earlier run as if it ran now; one that never ran has no course."""
+        if not record.progress:
+            return
+        self.begin(record.number, from_dict(record.spec.config), is_baseline)
         for line in record.progress:
             self.hear(record.number, line)
-        self.end(record, eligible)
+        self.end(record, stays_eligible)
 
     def _too_slow(self, course: Course) -> str | None:
         """The interval of its median speed lies below what it needs."""
@@ -145,19 +157,24 @@ class Pruning:
             trial = self._trials[number]
             trial.report(loss, course.rung)
             best = self._best_at[course.rung] = min(loss, self._best_at.get(course.rung, math.inf))
-            if trial.should_prune() and self._breaks_rule(loss, best):
-                tokens = round(course.rung * self._unit)
+            tokens = course.rung * self._unit
+            if trial.should_prune() and self._breaks_rule(loss, best, tokens):
                 return (
-                    f"behind: evaluation loss {loss:.4f} at {tokens:,} tokens, where the best trial had "
+                    f"behind: evaluation loss {loss:.4f} at {tokens:,.0f} tokens, where the best trial had "
                     f"{best:.4f} (pruner={self._kind})"
                 )
         return None
 
-    def _breaks_rule(self, loss: float, best: float) -> bool:
-        """Where the loss is the objective, falling behind is enough."""
+    def _breaks_rule(self, loss: float, best: float, tokens: float) -> bool:
+        """Where the loss is the objective, falling behind is enough; else it must exceed what the rule allows
+        above its reference at so many tokens: the lowest loss, or that of the baseline."""
         if self._objective.metric == "eval_loss":
             return True
-        return self._within is not None and loss > best * (1 + self._within)
+        reference = best
+        if self._has_baseline:
+            known = self._baseline.loss_at(tokens) if self._baseline else None
+            reference = math.inf if known is None else known
+        return self._within is not None and loss > reference * (1 + self._within)
 
 
 def _loss_study(kind: str) -> Any:

@@ -7,9 +7,14 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 
+from sweeper.baseline import baseline_problems
 from sweeper.contract import Problem
 from sweeper.dimensions import Choices, Dimension
-from sweeper.objectives import METRICS, PROBED_METRICS, objectives
+from sweeper.limits import limits
+from sweeper.objectives import PROBED_METRICS, objectives
+from sweeper.provenance import Machine
+from sweeper.records import METRICS
+from sweeper.rules import uses_cuda
 from sweeper.schema import Config
 
 Dimensions = Mapping[str, Dimension]
@@ -19,9 +24,43 @@ SAMPLER_PACKAGES = {"gp": ("scipy", "torch"), "cmaes": ("cmaes",), "qmc": ("scip
 """What Optuna's samplers import when they are used (optuna.samplers, 5.0)."""
 
 
+CUDA_ALONE = (
+    "energy_j energy_per_token_j peak_memory_allocated_bytes peak_memory_reserved_bytes device_memory_bytes"
+).split()
+"""Metrics that are measured on a CUDA device alone (`Measurements`)."""
+QUESTIONS = ("exact_match", "hallucination_rate")
+"""Metrics of the answers that `evaluate.generate` asks for."""
+GENERAL = ("forgetting", "general_loss", "general_loss_before")
+"""Metrics of the `evaluate.general` texts."""
+
+
 def check_study(config: Config, dimensions: Dimensions, strategy: str) -> list[Problem]:
     """Every rule about the study as a whole that is broken."""
     return [problem for rule in RULES for problem in rule(config, dimensions, strategy)]
+
+
+def check_measured(config: Config, dimensions: Dimensions, machine: Machine) -> Iterator[Problem]:
+    """What objectives and constraints look at is measured by the trials that would run here."""
+    asked = [(item.key, item.metric) for item in objectives(config.objective)]
+    asked += [
+        (f"constraint.at_{'most' if limit.is_highest else 'least'}", limit.metric)
+        for limit in limits(config.constraint)
+    ]
+    on_cuda = uses_cuda(config, machine) or "trial.device" in dimensions
+    for key, metric in asked:
+        if metric in CUDA_ALONE and not on_cuda:
+            yield Problem(
+                f"{key} must name a metric that is measured here, and {metric} needs a CUDA device",
+                key,
+                metric,
+                "run on a CUDA device, or take another metric",
+            )
+        for option, metrics, count in (
+            ("evaluate.generate", QUESTIONS, config.evaluate.generate),
+            ("evaluate.general", GENERAL, config.evaluate.general),
+        ):
+            if metric in metrics and not count and option not in dimensions:
+                yield Problem(f"{metric} ({key}) needs {option}", option, str(count), f"give {option}=32")
 
 
 def duration_s(text: str) -> float | None:
@@ -138,6 +177,19 @@ def discrete(config: Config, dimensions: Dimensions, strategy: str) -> Iterator[
             )
 
 
+def paper_batch(config: Config, dimensions: Dimensions, strategy: str) -> Iterator[Problem]:
+    """The paper's procedure finds the micro batch itself."""
+    micro = dimensions.get("batch.micro")
+    values = micro.values if isinstance(micro, Choices) else (str(config.batch.micro),)
+    if strategy == "paper" and "auto" in values:
+        yield Problem(
+            "strategy=paper finds the micro batch by measuring",
+            "batch.micro",
+            "auto",
+            "leave it out, or list numbers",
+        )
+
+
 def something_to_search(config: Config, dimensions: Dimensions, strategy: str) -> Iterator[Problem]:
     """A search has something to vary."""
     if strategy == "search" and not dimensions:
@@ -164,12 +216,25 @@ def sampler(config: Config, dimensions: Dimensions, strategy: str) -> Iterator[P
 
 def constraint_can_hold(config: Config, dimensions: Dimensions, strategy: str) -> Iterator[Problem]:
     """What a constraint looks at is measured."""
+    if config.constraint.baseline is not None:
+        yield from baseline_problems(config.constraint.baseline)
     if config.constraint.baseline is not None and config.constraint.eval_loss_within is None:
         yield Problem(
             "constraint.baseline is what eval_loss_within refers to",
             "constraint.eval_loss_within",
             "null",
             "give constraint.eval_loss_within=…, or leave constraint.baseline out",
+        )
+
+
+def number_of_trials(config: Config, dimensions: Dimensions, strategy: str) -> Iterator[Problem]:
+    """A grid and the paper's procedure know how many cells they need."""
+    if strategy in ("grid", "paper") and config.search.n_trials is not None:
+        yield Problem(
+            f"search.n_trials has no effect under strategy={strategy}",
+            "search.n_trials",
+            str(config.search.n_trials),
+            "leave it out, set strategy=search, or end the study with budget.trials=…",
         )
 
 
@@ -180,7 +245,9 @@ RULES: tuple[Rule, ...] = (
     pruner,
     fidelity,
     discrete,
+    paper_batch,
     something_to_search,
+    number_of_trials,
     sampler,
     constraint_can_hold,
 )

@@ -7,7 +7,6 @@ say (`asking`, `strategies`); here it is only carried out.
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,20 +14,22 @@ from pathlib import Path
 from weakref import WeakKeyDictionary
 
 from sweeper.asking import Asking
-from sweeper.board import Board, CellState, Listener, ended
+from sweeper.board import Board, CellState, Listener, begun, ended
 from sweeper.budget import Budget
 from sweeper.contract import Outcome, TrialResult, TrialSpec
 from sweeper.dominance import Dominance
 from sweeper.identity import Identities
 from sweeper.launchers.base import Launcher
+from sweeper.lean import Lean
+from sweeper.masking import without_passwords
 from sweeper.memory_screen import MemoryScreen
 from sweeper.provenance import now
 from sweeper.pruning import Pruning
 from sweeper.ranking import Rule, is_baseline, violations
 from sweeper.records import StudyFolder, StudyRecord, TrialRecord
-from sweeper.running import Running
+from sweeper.running import Running, told
 from sweeper.schema import Config
-from sweeper.slots import Slot, require_idle
+from sweeper.slots import Idle, Slot
 from sweeper.space import Cell, Space
 from sweeper.strategies.base import Proposal
 from sweeper.study import OptunaStudy
@@ -69,16 +70,18 @@ class Scheduler:
         self._config = self.space.config
         self._rule = Rule.of(self._config.objective, self._config.constraint)
         self._dominance = Dominance()
-        self.screens.insert(0, self._dominance.verdict)
+        self.screens[:0] = [self.identities.verdict, self._dominance.verdict]
         self._pruning = Pruning(self._config)
         self._settled: dict[str, TrialRecord] = {}
         self._running: dict[str, Running] = {}
         self._shown: set[str] = set()
         self._keys: WeakKeyDictionary[Proposal, str] = WeakKeyDictionary()
+        self._idle = Idle(self.say)
+        self._waits = False
+        """Whether a cell waits for a GPU on which another process computes."""
         self._reference: float | None = None
-        self._shared: TrialResult | None = None
-        self._sections: dict[str, object] = {}
-        self._hardware = dataclasses.asdict(self._config.hardware)
+        self._lean = Lean(self._config.hardware).of
+        self.asking.question.slots = len(self.slots)
 
     def settle(self) -> None:
         """Bring Optuna and the strategy up to what lies in the folders."""
@@ -88,17 +91,19 @@ class Scheduler:
                 cut_off = TrialResult(
                     Outcome.CANCELLED, "the driver died before the trial ended", ended_at=now()
                 )
+                warmup_steps = int(record.spec.config["trial"]["warmup_steps"])
+                cut_off = told(cut_off, record.folder.read_progress(), warmup_steps)
                 record.folder.write_result(cut_off)
                 records[number] = replace(record, result=cut_off)
-        self.optuna.close_stale(records)
         own = [item for item in records.values() if item.spec.generation == self.study.generation]
         self.budget.take_stock(own)
-        for record in own:
-            if self._is_settled(record):
-                self._settled[record.spec.key] = self._lean(record)
-        for record in self._settled.values():
+        settled = [record for record in own if self._is_settled(record)]
+        for record in settled:
+            self._settled[record.spec.key] = self._lean(record)
             self._learn(record)
-            self._pruning.replay(record, self._is_eligible(record))
+        for record in settled:
+            self._pruning.replay(record, self._stays_eligible(record), is_baseline(record, self._rule))
+        self.optuna.catch_up(records, self.space.dimensions, self._reference, self.folder.highest())
         self.asking.replay([self._lean(record) for record in own], self._settled, self._key, self.show)
 
     @property
@@ -107,7 +112,14 @@ class Scheduler:
 
     def _is_settled(self, record: TrialRecord) -> bool:
         outcome = record.result.outcome if record.result else Outcome.CANCELLED
+        if outcome is Outcome.PREDICTED_OOM and self.memory and self.memory.has_changed(record, self._config):
+            return False
         return outcome.is_final and outcome.value not in self._config.study.retry
+
+    def missing(self) -> list[Cell]:
+        """The cells of a grid that have no result yet."""
+        proposals = [Proposal(cell) for cell in self.space.cells]
+        return [item.cell for item in proposals if self._key(item) not in self._settled]
 
     def is_over(self) -> bool:
         """Whether everything that is asked for was settled by earlier runs."""
@@ -129,7 +141,7 @@ class Scheduler:
         try:
             while True:
                 self._fill()
-                if not self._running:
+                if not self._running and not self._waits:
                     break
                 self.launcher.wait(POLL_S)
                 for running in list(self._running.values()):
@@ -137,12 +149,14 @@ class Scheduler:
                 self.listener(self.board, None)
         finally:
             for running in list(self._running.values()):
-                running.job.kill()
+                running.cancel()
                 self._end(running)
+            self.asking.close()
 
     def _fill(self) -> None:
         """Give every free slot a cell."""
-        while len(self._running) < len(self.slots) and self.left is None:
+        self._waits = False
+        while len(self._running) < len(self.slots) and self.left is None and not self._waits:
             proposal = self._next()
             if proposal is None:
                 return
@@ -159,12 +173,14 @@ class Scheduler:
 
     def _key(self, proposal: Proposal) -> str:
         if proposal not in self._keys:
-            self._keys[proposal] = self.identities.key(self._fitted(proposal), proposal.repeat)
+            self._keys[proposal] = self.identities.key_of_any(self._fitted(proposal), proposal.repeat)
         return self._keys[proposal]
 
     def _fitted(self, proposal: Proposal) -> Cell:
-        """The cell as the slots measure it: all of them have equal shares of the machine."""
-        return self.slots[0].fitted(proposal.cell)
+        """The cell as the slots measure it: all of them have equal shares of the machine. A micro batch
+        that is left to the prediction is a number here."""
+        cell = self.slots[0].fitted(proposal.cell)
+        return self.memory.sized(cell) if self.memory else cell
 
     def _reuse(self, proposal: Proposal, record: TrialRecord) -> None:
         """The cell was measured before."""
@@ -183,15 +199,17 @@ class Scheduler:
         cell = self._fitted(proposal)
         screened = self._screened(cell.config)
         if screened is None and (spent := self.budget.used_up(len(self._running))) is not None:
-            self.left = self._what_is_left(spent)
+            self.left = self._what_is_left(spent, proposal)
+            return
+        slot = self._free_slot(None if screened else cell.config.trial.require_idle_device)
+        if slot is None:
+            self._waits = True
+            self.asking.unmeasured.insert(0, proposal)
             return
         key = self._key(proposal)
         state = CellState(proposal.cell, key, proposal.stage)
         self._shown.add(key)
         self.board.add(state)
-        slot = self._free_slot()
-        if screened is None:
-            require_idle(slot, cell.config.trial.require_idle_device, self.say, self.launcher.wait)
         number = self.optuna.ask(cell.overrides, self.space.dimensions, key, proposal.stage)
         spec = self._spec(number, proposal, cell, slot)
         trial = self.folder.trial(number)
@@ -201,8 +219,8 @@ class Scheduler:
             self._settle(TrialRecord(spec, screened, trial), state, [proposal], None)
             return
         state.running = True
-        self.say(f"trial {number} started: {cell.label}" + (f" ({proposal.stage})" if proposal.stage else ""))
-        self._pruning.begin(number, cell.config)
+        self.say(f"trial {number} started: {begun(proposal.cell, cell, proposal.stage)}")
+        self._pruning.begin(number, cell.config, is_baseline(TrialRecord(spec, None, trial), self._rule))
         job = self.launcher.submit("trial", trial.path, trial.stdout, trial.stderr)
         timeout_s = cell.config.trial.timeout_s
         self._running[key] = Running(spec, trial, job, slot, state, [proposal], timeout_s)
@@ -210,9 +228,11 @@ class Scheduler:
     def _screened(self, config: Config) -> TrialResult | None:
         return next((result for screen in self.screens if (result := screen(config)) is not None), None)
 
-    def _free_slot(self) -> Slot:
+    def _free_slot(self, mode: str | None) -> Slot | None:
+        """One without a trial and, unless `mode` is None, without another process on its GPU."""
         taken = {running.slot.number for running in self._running.values()}
-        return next(slot for slot in self.slots if slot.number not in taken)
+        free = (slot for slot in self.slots if slot.number not in taken)
+        return next((slot for slot in free if mode is None or self._idle.is_free(slot, mode)), None)
 
     def _spec(self, number: int, proposal: Proposal, cell: Cell, slot: Slot) -> TrialSpec:
         expected = self.memory.expected(cell.config) if self.memory else None
@@ -220,7 +240,7 @@ class Scheduler:
             study=self.study.name,
             number=number,
             key=self._key(proposal),
-            config=cell.config.to_dict(),
+            config=without_passwords(cell.config.to_dict()),
             overrides=dict(sorted(cell.overrides.items())),  # as they are read back
             generation=self.study.generation,
             devices=slot.device,
@@ -237,14 +257,13 @@ class Scheduler:
     def _watch(self, running: Running) -> None:
         """Follow a trial, end it when it should, and record it when it has."""
         is_done = running.job.done()  # first: what it wrote before it ended is read below
-        for line in running.lines():
-            reason = self._pruning.hear(running.spec.number, line)
-            if reason is not None and not is_done:
-                running.stop(Outcome.PRUNED, reason)
+        heard = [self._pruning.hear(running.spec.number, line) for line in running.lines()]
         if is_done:
             self._end(running)
-        else:
-            running.enforce_time()
+            return
+        if running.is_prunable and (reason := next(filter(None, heard), None)) is not None:
+            running.stop(Outcome.PRUNED, reason)
+        running.enforce_time()
 
     def _end(self, running: Running) -> None:
         """Record a trial that has ended or was killed."""
@@ -264,7 +283,7 @@ class Scheduler:
             self._settled[record.spec.key] = state.record = record
             for proposal in proposals:
                 self.asking.tell(proposal, record)
-        self._pruning.end(record, self._is_eligible(record))
+        self._pruning.end(record, self._stays_eligible(record))
         self.optuna.tell(record.number, record, self._reference)
         self.board.settle(state, seconds)
         self.say(ended(record))
@@ -278,41 +297,25 @@ class Scheduler:
         loss = record.metric("eval_loss")
         if loss is None or record.result is None or record.result.outcome is not Outcome.COMPLETED:
             return
-        if self._rule.baseline is None:
+        if self._rule.baseline is None or is_baseline(record, self._rule):
             self._reference = loss if self._reference is None else min(self._reference, loss)
-        elif is_baseline(record, self._rule):
-            self._reference = loss
 
-    def _is_eligible(self, record: TrialRecord) -> bool:
-        return not violations(record, self._rule, self._reference)
+    def _stays_eligible(self, record: TrialRecord) -> bool:
+        """Whether it keeps every constraint whatever is measured later."""
+        rule, reference = self._rule, self._reference
+        if rule.eval_loss_within is not None and (rule.baseline is None or reference is None):
+            return False
+        return not violations(record, rule, reference)
 
-    def _lean(self, record: TrialRecord) -> TrialRecord:
-        """The record without what repeats in every trial: ten thousand of them must fit in memory."""
-        result, last = record.result, self._shared
-        if result is None:
-            return record
-        if last is not None:
-            same = {
-                name: getattr(last, name)
-                for name in ("environment", "definitions", "active")
-                if getattr(last, name) == getattr(result, name)
-            }
-            result = replace(result, **same)
-        self._shared = result
-        config = {**record.spec.config, "hardware": self._hardware}  # today's price
-        for name, section in config.items():
-            if self._sections.setdefault(name, section) == section:
-                config[name] = self._sections[name]
-        return replace(record, spec=replace(record.spec, config=config), result=result, progress=[])
-
-    def _what_is_left(self, spent: str) -> str:
+    def _what_is_left(self, spent: str, refused: Proposal) -> str:
         total = self.board.total
-        left = (
-            ""
-            if total is None
-            else f": {max(0, total - self.board.done - len(self._running))} cells are left"
-        )
-        return f"{spent} is used up{left}; the same command with more of it goes on"
+        if total is None:
+            left = (
+                f"the next of the cells that are left is {begun(refused.cell, refused.cell, refused.stage)}"
+            )
+        else:
+            left = f"{max(0, total - self.board.done - len(self._running))} cells are left"
+        return f"{spent} is used up: {left}; the same command with more of it goes on"
 
     def say(self, line: str | None) -> None:
         """Let whoever listens know, if there is something to say."""

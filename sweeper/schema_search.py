@@ -38,7 +38,7 @@ class ConstraintConfig:
     """Lowest allowed values of any measured metrics: `[exact_match:0.5]`."""
     baseline: str | None = None
     """Cell, `option=value option=value`, whose evaluation loss `eval_loss_within` refers to instead of
-    the lowest. It is measured first."""
+    the lowest. It is measured first. What it does not name has its value without the sweep."""
     tokens_per_s: float | None = None
     """Lowest allowed throughput."""
 

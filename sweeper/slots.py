@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sweeper.contract import Problem
 from sweeper.provenance import Machine
@@ -41,6 +42,12 @@ def make_slots(config: Config, machine: Machine) -> tuple[list[Slot], Problem | 
     on_cuda = uses_cuda(config, machine)
     devices = visible_devices(machine) if on_cuda else []
     cpus = sorted(os.sched_getaffinity(0))
+    if on_cuda and not devices:
+        listed = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        remedy = "name a GPU in it, or set trial.device=cpu"
+        return [Slot(0)], Problem(
+            "a trial needs a GPU that it may see", "CUDA_VISIBLE_DEVICES", listed, remedy
+        )
     most = len(devices) if on_cuda else len(cpus)
     count = most if config.slots == "auto" and on_cuda else 1 if config.slots == "auto" else config.slots
     if count > most:
@@ -57,37 +64,16 @@ def make_slots(config: Config, machine: Machine) -> tuple[list[Slot], Problem | 
 
 
 def visible_devices(machine: Machine) -> list[str]:
-    """The GPUs that this process may use, by number or UUID."""
+    """The GPUs that this process may use, by number or UUID; as for CUDA, none after one that is none."""
     listed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if listed is None:
         return [str(index) for index in range(len(machine.cuda_devices))]
-    return [name.strip() for name in listed.split(",") if name.strip()]
+    names = [name.strip() for name in listed.split(",")]
+    return list(itertools.takewhile(lambda name: name not in ("", "-1"), names))
 
 
 class BusyDeviceError(RuntimeError):
     """Another process computes on a GPU that a trial was to have for itself."""
-
-
-def require_idle(slot: Slot, mode: str, say: Callable[[str], None], wait: Callable[[float], None]) -> None:
-    """Refuse or wait for a GPU that another process uses, as `trial.require_idle_device` says.
-
-    Raises BusyDeviceError.
-    """
-    if slot.device is None or mode == "ignore":
-        return
-    began_s, said = time.monotonic(), False
-    while users := _processes_on(slot.device):
-        waited_s = time.monotonic() - began_s
-        names = ", ".join(map(str, users))
-        if mode == "refuse" and waited_s > SETTLE_S:
-            raise BusyDeviceError(
-                f"a trial must have its GPU for itself, but process {names} computes on GPU {slot.device}: "
-                "end it, take another GPU with CUDA_VISIBLE_DEVICES, or set trial.require_idle_device=wait"
-            )
-        if not said and waited_s > SETTLE_S:
-            say(f"waiting for GPU {slot.device}, on which process {names} computes")
-            said = True
-        wait(0.5)
 
 
 def _processes_on(device: str) -> list[int]:
@@ -102,3 +88,38 @@ def _processes_on(device: str) -> list[int]:
         return sorted(process.pid for process in pynvml.nvmlDeviceGetComputeRunningProcesses(handle))
     except (pynvml.NVMLError, ValueError):
         return []
+
+
+@dataclass
+class Idle:
+    """Knows since when other processes compute on the GPUs that trials are to have for themselves."""
+
+    say: Callable[[str], None]
+    users: Callable[[str], list[int]] = _processes_on
+    """Ids of the processes on a GPU."""
+    clock: Callable[[], float] = time.monotonic
+    _since_s: dict[str, float] = field(default_factory=dict)
+    _said: set[str] = field(default_factory=set)
+
+    def is_free(self, slot: Slot, mode: str) -> bool:
+        """Whether a trial may begin now; `mode`: `trial.require_idle_device`. Raises BusyDeviceError."""
+        if slot.device is None or mode == "ignore":
+            return True
+        users = self.users(slot.device)
+        if not users:
+            self._since_s.pop(slot.device, None)
+            return True
+        now_s = self.clock()
+        if now_s - self._since_s.setdefault(slot.device, now_s) >= SETTLE_S:
+            self._complain(slot.device, ", ".join(map(str, users)), mode)
+        return False
+
+    def _complain(self, device: str, names: str, mode: str) -> None:
+        if mode == "refuse":
+            raise BusyDeviceError(
+                f"a trial must have its GPU for itself, but process {names} computes on GPU {device}: "
+                "end it, take another GPU with CUDA_VISIBLE_DEVICES, or set trial.require_idle_device=wait"
+            )
+        if device not in self._said:
+            self._said.add(device)
+            self.say(f"waiting for GPU {device}, on which process {names} computes")

@@ -6,9 +6,11 @@ import itertools
 import math
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from sweeper.baseline import KEY as BASELINE
+from sweeper.baseline import baseline_cell, baseline_problems
 from sweeper.compose import Composer
 from sweeper.config import groups, keys
 from sweeper.contract import Problem
@@ -25,7 +27,7 @@ from sweeper.dimensions import (
 )
 from sweeper.provenance import Machine, digest
 from sweeper.rules import check
-from sweeper.rules_search import check_study
+from sweeper.rules_search import check_measured, check_study
 from sweeper.schema import Config
 
 NOT_THE_QUESTION = (
@@ -139,8 +141,10 @@ class ConfigurationError(Exception):
         super().__init__("; ".join(f"{item.key}={item.value}: {item.rule}" for item, _ in self.problems))
 
 
-def expand(arguments: Sequence[str], config_name: str, machine: Machine) -> Space:
+def expand(arguments: Sequence[str], config_name: str, machine: Machine, reads: bool = False) -> Space:
     """Compose, type and check what a command line asks for: every cell of a grid, or a search space.
+
+    `reads`: nothing is run here, so that it does not matter what this machine could measure.
 
     Needs an initialised Hydra (`hydra.main` or `hydra.initialize_config_dir`). Raises ConfigurationError
     with every problem of every cell.
@@ -161,11 +165,33 @@ def expand(arguments: Sequence[str], config_name: str, machine: Machine) -> Spac
     strategy = _strategy(bare)
     problems += [(item, "") for item in check_study(config, dimensions, strategy)]
     space = Space(tuple(fixed), dimensions, conditions, (), config, strategy, composer, machine)
+    if not reads:
+        problems += [(item, "") for item in check_measured(config, dimensions, machine)]
+        space, more = _with_baseline(space)
+        problems += more
     cells, more = _grid(space) if strategy == "grid" else _representatives(space)
     problems += more or ([] if cells else [(item, "") for item in base_problems])
     if problems:
         raise ConfigurationError(list(dict.fromkeys(problems)), cells)
-    return Space(tuple(fixed), dimensions, conditions, tuple(cells), config, strategy, composer, machine)
+    return replace(space, cells=tuple(cells))
+
+
+def _with_baseline(space: Space) -> tuple[Space, Found]:
+    """The space with `constraint.baseline` written as one of its cells, and what is wrong with that cell."""
+    constraint = space.config.constraint
+    text = constraint.baseline
+    if text is None or any(True for _ in baseline_problems(text)) or space.composer.base[0] is None:
+        return space, []  # `check_study` tells
+    made = space.made(baseline_cell(text, space.dimensions, space.composer.choices))
+    if made is None:
+        rule = f"{BASELINE} must name a cell that is not left out"
+        return space, [(Problem(rule, BASELINE, text, "name another cell, or change space.never"), "")]
+    cell, found = made
+    if cell is None or found:
+        return space, [(problem, f"{BASELINE}: {text}") for problem in found]
+    label = " ".join(f"{key}={value}" for key, value in cell.overrides.items())
+    constraint = replace(constraint, baseline=label)
+    return replace(space, config=replace(space.config, constraint=constraint)), []
 
 
 def _with_default_space(fixed: list[str], swept: Mapping[str, Dimension]) -> list[str]:

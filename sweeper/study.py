@@ -7,11 +7,13 @@ next is decided by `strategies`; Optuna hears here what was decided, and how it 
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sweeper.contract import GIB, Outcome, TrialResult
 from sweeper.dimensions import Choices, Dimension
+from sweeper.limits import limits
 from sweeper.masking import mask
 from sweeper.objectives import Objective, objectives
 from sweeper.records import TrialRecord
@@ -66,6 +68,9 @@ class OptunaStudy:
         if known is None:
             known = [[item.metric, item.maximize] for item in asked]
             self._study.set_user_attr(OBJECTIVES, known)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # experimental since Optuna 3.2
+                self._study.set_metric_names([item.metric for item in asked])
         return [Objective(metric, maximize) for metric, maximize in known]
 
     def ask(self, cell: Mapping[str, str], swept: Mapping[str, Dimension], key: str, stage: str = "") -> int:
@@ -74,7 +79,9 @@ class OptunaStudy:
         Optuna holds each parameter to the distribution that it was first given. A parameter whose values
         the user has changed since, or that is not swept, is recorded as a user attribute instead.
         """
-        distributions = {name: self._distribution(name, swept[name]) for name in cell if name in swept}
+        distributions = {
+            name: self._distribution(name, swept[name], text) for name, text in cell.items() if name in swept
+        }
         kept = {
             name: distribution for name, distribution in distributions.items() if distribution is not None
         }
@@ -86,8 +93,9 @@ class OptunaStudy:
         self._open[trial.number] = trial
         return trial.number
 
-    def _distribution(self, name: str, dimension: Dimension) -> Any:
-        """What Optuna is told that the option may be; None when it was told otherwise before."""
+    def _distribution(self, name: str, dimension: Dimension, text: str) -> Any:
+        """What Optuna is told that the option may be; None when it was told otherwise before, or when the
+        value lies elsewhere, as that of a baseline may."""
         from optuna.distributions import check_distribution_compatibility
 
         wanted = distribution_of(dimension)
@@ -95,7 +103,7 @@ class OptunaStudy:
             check_distribution_compatibility(self._distributions.setdefault(name, wanted), wanted)
         except ValueError:
             return None
-        return wanted
+        return wanted if _is_within(wanted, dimension, text) else None
 
     def tell(self, number: int, record: TrialRecord, loss: float | None = None) -> None:
         """Say how the trial ended; `loss` is what `eval_loss_within` refers to as far as it is known.
@@ -120,7 +128,27 @@ class OptunaStudy:
         else:
             self._study.tell(trial, state=TrialState.FAIL)
 
-    def close_stale(self, records: Mapping[int, TrialRecord]) -> None:
+    def catch_up(
+        self,
+        records: Mapping[int, TrialRecord],
+        swept: Mapping[str, Dimension],
+        loss: float | None,
+        highest: int,
+    ) -> None:
+        """Bring the storage up to the folders, of which `highest` is the last: close what it believes to be
+        running although no driver runs it, and add what it lacks because it was lost or is another one."""
+        from optuna.trial import TrialState
+
+        self.close_stale(records, loss)
+        for number in range(len(self._study.get_trials(deepcopy=False)), highest + 1):
+            record = records.get(number)
+            if record is None:
+                self._study.tell(self._study.ask(), state=TrialState.FAIL)
+            else:
+                self.ask(record.spec.overrides, swept, record.spec.key, record.spec.stage)
+                self.tell(number, record, loss)
+
+    def close_stale(self, records: Mapping[int, TrialRecord], loss: float | None) -> None:
         """Tell Optuna of trials that it believes to be running although no driver runs them."""
         from optuna.trial import TrialState
 
@@ -129,7 +157,7 @@ class OptunaStudy:
             if frozen.state is TrialState.WAITING:
                 self._drop(frozen)
             elif record is not None and record.result is not None:
-                self.tell(frozen.number, record)
+                self.tell(frozen.number, record, loss)
             else:
                 self._study.tell(self._running(frozen.number), state=TrialState.FAIL)
 
@@ -175,6 +203,10 @@ def violated_by(
     own = record.metric("eval_loss")
     if constraint.eval_loss_within is not None and own is not None and loss is not None:
         found["eval_loss_within"] = own - loss * (1 + constraint.eval_loss_within)
+    for limit in limits(constraint):
+        if (value := record.metric(limit.metric)) is not None:
+            way = "at_most" if limit.is_highest else "at_least"
+            found[f"{way}.{limit.metric}"] = (value - limit.value) * (1 if limit.is_highest else -1)
     return found
 
 
@@ -187,6 +219,13 @@ def distribution_of(dimension: Dimension) -> Any:
     if dimension.integer:
         return IntDistribution(round(dimension.low), round(dimension.high), log=dimension.log)
     return FloatDistribution(dimension.low, dimension.high, log=dimension.log)
+
+
+def _is_within(distribution: Any, dimension: Dimension, text: str) -> bool:
+    try:
+        return bool(distribution._contains(distribution.to_internal_repr(_number(dimension, text))))
+    except ValueError:
+        return False
 
 
 def _number(dimension: Dimension, text: str) -> str | float | int:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from sweeper import __version__
@@ -12,6 +12,7 @@ from sweeper.asking import Asking
 from sweeper.bill import bill_lines
 from sweeper.board import Board, Listener
 from sweeper.budget import Budget
+from sweeper.choice import judge
 from sweeper.contract import Problem, write_json
 from sweeper.identity import Identities
 from sweeper.launchers.base import Launcher
@@ -19,14 +20,14 @@ from sweeper.launchers.local import LocalLauncher
 from sweeper.masking import mask, mask_all
 from sweeper.memory_screen import MemoryScreen
 from sweeper.provenance import device_memory_bytes, machine, now
-from sweeper.ranking import Ranking, Rule, rank, to_json, to_markdown
+from sweeper.ranking import Ranking, to_markdown
 from sweeper.reading import OpenStudy
 from sweeper.records import StudyFolder, StudyRecord
 from sweeper.report import write as write_report
 from sweeper.reproduction import reproduction
 from sweeper.rules import check
 from sweeper.scheduler import Scheduler
-from sweeper.schema import BatchConfig, Config, StudyConfig
+from sweeper.schema import Config, StudyConfig
 from sweeper.slots import BusyDeviceError, Slot, make_slots
 from sweeper.space import Cell, ConfigurationError, Space, expand
 from sweeper.strategies.base import Question
@@ -35,7 +36,7 @@ from sweeper.study import OptunaStudy, StorageError
 from sweeper.tracking import Tracker
 from sweeper.tracking_server import check as check_tracking
 from sweeper.tracking_server import default_uri, ui_command
-from sweeper.tracking_store import preload
+from sweeper.tracking_store import Preload
 
 MOST_CELLS_REPORTED = 1000
 """After a larger study the report, which then takes seconds, is left to `python -m sweeper report`."""
@@ -98,13 +99,16 @@ def sweep(
     space, slots = _checked(arguments, config_name, launching)
     root = Path(space.config.study.root)
     folder = StudyFolder(root / (space.config.study.name or space.name))
-    with launching() as launcher:
-        preload()
+    with launching() as launcher, closing(Preload(_tracking_uri(space.config))) as preload:
         identities = Identities(launcher, root / CACHE, machine())
         identities.look(space.cells)
+        memory = MemoryScreen(launcher, root / CACHE, device_memory_bytes())
+        for cell in space.cells:
+            memory.sized(cell)  # a mistake, where that cannot be done
+        preload.wait()
         with folder.locked():
             study = _study_record(space, folder, command)
-            run = Run(study, folder, space, slots, launcher, identities)
+            run = Run(study, folder, space, slots, launcher, identities, memory, preload)
             return run.carry_out(listening)
 
 
@@ -127,7 +131,7 @@ def _completed(error: ConfigurationError, launching: Launching) -> Configuration
     problems = list(error.problems)
     if error.cells and (tracking := _tracking_problem(error.cells[0].config)):
         problems.append((tracking, ""))
-    sound = [_neutral(cell) for cell in error.cells if _has_sound_inputs(cell)]
+    sound = [cell for cell in error.cells if _has_sound_inputs(cell)]
     if sound:
         with launching() as launcher:
             try:
@@ -140,11 +144,6 @@ def _completed(error: ConfigurationError, launching: Launching) -> Configuration
 def _has_sound_inputs(cell: Cell) -> bool:
     broken = {problem.key.partition(".")[0] for problem in check(cell.config, machine())}
     return not broken & {"model", "data"}
-
-
-def _neutral(cell: Cell) -> Cell:
-    """The cell with batch sizes that cannot be wrong: what is wrong with its own is known already."""
-    return replace(cell, config=replace(cell.config, batch=BatchConfig(1, 1, 1)))
 
 
 def _tracking_problem(config: Config) -> Problem | None:
@@ -187,12 +186,18 @@ class Run:
     slots: list[Slot]
     launcher: Launcher
     identities: Identities
+    memory: MemoryScreen
+    preload: Preload
 
     def carry_out(self, listening: Listening) -> Verdict:
         """Run what is missing, then say which trial is best."""
         config = self.space.config
         tracker = Tracker(
-            _tracking_uri(config), config.tracking.experiment or self.study.name, self.folder, self.study
+            _tracking_uri(config),
+            config.tracking.experiment or self.study.name,
+            self.folder,
+            self.study,
+            preload=self.preload,
         )
         with listening() as listener:
             scheduler = self._scheduler(listener, tracker)
@@ -210,10 +215,16 @@ class Run:
 
     def _show_bill(self, scheduler: Scheduler) -> None:
         """What the cells that are left will take, predicted before a first trial could be disturbed by it."""
-        if scheduler.is_over() or len(self.space.cells) > MOST_PREDICTED or self.space.strategy != "grid":
+        if scheduler.is_over():
             return
-        assert scheduler.memory is not None
-        for line in bill_lines(self.space.cells, scheduler.memory, self._cache_dir):
+        is_known = self.space.strategy == "grid" and self.space.config.fidelity == "train"
+        left = scheduler.missing() if is_known else []
+        if not is_known or len(left) > MOST_PREDICTED:
+            total = _total(self.space) if not is_known else len(left)
+            cells = "" if total is None else f"{total} cells: "
+            scheduler.say(f"{cells}memory and time are predicted as each one's turn comes")
+            return
+        for line in bill_lines(left, self.memory, self._cache_dir):
             scheduler.say(line)
 
     @property
@@ -224,7 +235,6 @@ class Run:
         space, config = self.space, self.space.config
         board = Board(_total(space), len(self.slots))
         question = Question(space, lambda line: listener(board, line))
-        memory = MemoryScreen(self.launcher, self._cache_dir, device_memory_bytes())
         return Scheduler(
             study=self.study,
             folder=self.folder,
@@ -241,8 +251,8 @@ class Run:
             listener=listener,
             cache_dir=self._cache_dir,
             budget=Budget(config.budget),
-            screens=[memory.verdict],
-            memory=memory,
+            screens=[self.memory.verdict],
+            memory=self.memory,
         )
 
     def _play(self, scheduler: Scheduler, tracker: Tracker) -> bool:
@@ -275,7 +285,9 @@ def _total(space: Space) -> int | None:
     """Cells in all, where the strategy knows them beforehand."""
     if space.config.fidelity != "train" or space.config.repeats.finalists or space.strategy == "paper":
         return None
-    return len(space.cells) if space.strategy == "grid" else trials_of(space)
+    if space.strategy != "grid":
+        return trials_of(space)
+    return len({cell.label for cell in space.cells} | {space.config.constraint.baseline} - {None})
 
 
 def _storage(study: StudyConfig, folder: StudyFolder) -> str:
@@ -283,19 +295,20 @@ def _storage(study: StudyConfig, folder: StudyFolder) -> str:
 
 
 def _conclude(study: StudyRecord, folder: StudyFolder, config: Config, scheduler: Scheduler) -> Ranking:
-    """Rank the cells that were asked for and write the verdict down."""
-    records = [state.record for state in scheduler.board.cells if state.record is not None]
-    ranking = rank(records, Rule.of(config.objective, config.constraint))
-    best = ranking.best
-    write_json(folder.ranking_json, to_json(ranking))
+    """Judge the study as `best` does, and write the verdict down."""
+    opened = OpenStudy(folder, study, config)
+    is_small = len(scheduler.board.cells) <= MOST_CELLS_REPORTED
+    judged = opened.judged if is_small else judge(study, folder.read_trials(), opened.rule)
+    ranking = judged.ranking
+    write_json(folder.ranking_json, judged.to_json())
     if scheduler.asking.question.decisions:
         write_json(folder.decisions, scheduler.asking.question.decisions)
-    reproduce = reproduction(study, best) if best else None
+    reproduce = reproduction(study, ranking.best) if ranking.best else None
     folder.ranking_markdown.write_text(
         to_markdown(ranking, f"Study {study.name}", reproduce), encoding="utf-8"
     )
-    if len(records) <= MOST_CELLS_REPORTED:
-        write_report(OpenStudy(folder, study, config), running=False)
+    if is_small:
+        write_report(opened, running=False)
     return ranking
 
 

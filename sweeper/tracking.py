@@ -14,11 +14,11 @@ from typing import Literal
 from uuid import uuid4
 
 from sweeper import tracking_entries as entries
-from sweeper.contract import read_json, write_json
+from sweeper.contract import UnreadableFileError, read_json, write_json
 from sweeper.masking import mask
 from sweeper.records import StudyFolder, StudyRecord, TrialRecord
 from sweeper.tracking_server import sqlite_path
-from sweeper.tracking_store import Run, Store, StoreError, generation_filter, store_errors
+from sweeper.tracking_store import Preload, Run, Store, StoreError, generation_filter, store_errors
 from sweeper.tracking_view import view, view_tag, view_url
 
 StudyState = Literal["running", "ended", "interrupted"]
@@ -48,9 +48,16 @@ class Tracker:
     """Logs one study. No method raises because of the store: a problem comes back as one line."""
 
     def __init__(
-        self, uri: str, experiment: str, folder: StudyFolder, study: StudyRecord, retry_after_s: float = 30.0
+        self,
+        uri: str,
+        experiment: str,
+        folder: StudyFolder,
+        study: StudyRecord,
+        retry_after_s: float = 30.0,
+        preload: Preload | None = None,
     ) -> None:
         """Opens nothing yet. After a failure the store is left alone for `retry_after_s`."""
+        self._preload = preload
         self._uri = uri
         self._experiment = experiment
         self._folder = folder
@@ -136,7 +143,7 @@ class Tracker:
         """Connect, and learn from the store what it holds."""
         self._save_ledger()  # the study's id must outlive this process before a run bears it
         new_database = self._folder.path / ".mlflow.db.new"
-        store = Store(self._uri, self._experiment, self._folder.mlflow_artifacts, new_database)
+        store = Store(self._uri, self._experiment, self._folder.mlflow_artifacts, new_database, self._preload)
         self._ledger.experiment_id = store.experiment_id
         self._take_stock(store.runs(self._ledger.study_id))
         self._store = store
@@ -226,7 +233,10 @@ class Tracker:
         ledger = Ledger(uri=mask(self._uri), experiment=self._experiment)
         if not self._folder.tracking.exists():
             return ledger
-        noted = Ledger(**read_json(self._folder.tracking))
+        try:
+            noted = Ledger(**read_json(self._folder.tracking))
+        except TypeError as error:
+            raise UnreadableFileError(self._folder.tracking, error) from error
         if (noted.uri, noted.experiment) == (ledger.uri, ledger.experiment):
             return noted
         return replace(ledger, study_id=noted.study_id)

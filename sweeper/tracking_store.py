@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -76,25 +76,58 @@ def store_errors() -> Iterator[None]:
         raise StoreError(_one_line(error)) from error
 
 
-def preload() -> None:
-    """Import mlflow, which takes a second, while something else is waited for."""
-    _prepare_environment()
-    threading.Thread(target=lambda: importlib.import_module("mlflow"), name="mlflow", daemon=True).start()
+class Preload:
+    """Imports the slow libraries and makes the tables of a database that is missing, while something else
+    is waited for: both take seconds. `close` it when no `Store` is going to be opened any more."""
+
+    def __init__(self, uri: str) -> None:
+        """Begins at once, in a thread of its own."""
+        _prepare_environment()
+        self._folder = tempfile.TemporaryDirectory(prefix="sweeper-mlflow-", ignore_cleanup_errors=True)
+        self._database = Path(self._folder.name) / "mlflow.db"
+        path = sqlite_path(uri)
+        self._builds = path is not None and not path.exists()
+        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Until it is done. Optuna must not migrate a database meanwhile: alembic serves one at a time."""
+        self._thread.join()
+
+    def database(self) -> Path | None:
+        """A new database with MLflow's tables, once; None when there is none to be had."""
+        self.wait()
+        return self._database if self._database.exists() else None
+
+    def close(self) -> None:
+        """Remove what was not used."""
+        self.wait()
+        self._folder.cleanup()
+
+    def _work(self) -> None:
+        for library in ("optuna", "mlflow"):
+            importlib.import_module(library)
+        if self._builds:
+            with suppress(StoreError), store_errors():  # whoever opens the store tries again, and tells
+                _make_tables(self._database)
 
 
 class Store:
     """One experiment of an MLflow store. Every method may raise what `store_errors` translates."""
 
-    def __init__(self, uri: str, experiment: str, artifacts: Path, new_database: Path) -> None:
+    def __init__(
+        self, uri: str, experiment: str, artifacts: Path, new_database: Path, preload: Preload | None = None
+    ) -> None:
         """Connect, and create the experiment if there is none.
 
         `artifacts` is where a local store keeps the experiment's files (a server decides itself);
-        `new_database` is where a missing SQLite file is built before it is moved into place.
+        `new_database` is where a missing SQLite file is built before it is moved into place, unless
+        `preload` has built one.
         """
         from mlflow import MlflowClient
 
         if (path := sqlite_path(uri)) is not None and not path.exists():
-            _build_sqlite(path, new_database)
+            _place(_built(new_database, preload), path)
         self._client: MlflowClient = MlflowClient(tracking_uri=uri)
         location = None if is_server(uri) else artifacts.resolve().as_uri()
         self.experiment_id = self._open_experiment(experiment, location)
@@ -189,27 +222,39 @@ def _prepare_environment() -> None:
         os.environ.setdefault(name, value)
 
 
-def _build_sqlite(path: Path, new_database: Path) -> None:
-    """Create MLflow's tables elsewhere and link the finished file into place.
-
-    A process that is killed between two of MLflow's schema migrations leaves a file that MLflow
-    never opens again; and two studies may start at once.
-    """
-    from mlflow import MlflowClient
-
+def _built(new_database: Path, preload: Preload | None) -> Path:
+    """A file with MLflow's tables that nobody else writes to."""
+    built = preload.database() if preload else None
+    if built is not None:
+        return built
     for left_over in (new_database, new_database.with_name(f"{new_database.name}-journal")):
         left_over.unlink(missing_ok=True)  # of a process that was killed here
-    MlflowClient(tracking_uri=f"sqlite:///{new_database.resolve()}").search_experiments(max_results=1)
+    _make_tables(new_database)
+    return new_database
+
+
+def _make_tables(path: Path) -> None:
+    from mlflow import MlflowClient
+
+    MlflowClient(tracking_uri=f"sqlite:///{path.resolve()}").search_experiments(max_results=1)
+
+
+def _place(built: Path, path: Path) -> None:
+    """Link a finished database to where it belongs; it is gone from where it was built.
+
+    MLflow's tables are made elsewhere because a process that is killed between two of its schema
+    migrations leaves a file that MLflow never opens again, and because two studies may start at once.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     neighbour = path.with_name(f".{path.name}.{os.getpid()}")
-    shutil.copyfile(new_database, neighbour)
+    shutil.copyfile(built, neighbour)
     try:
         os.link(neighbour, path)
     except FileExistsError:
         pass  # another study was faster
     finally:
         neighbour.unlink()
-        new_database.unlink()
+        built.unlink()
 
 
 def _run(run: object) -> Run:

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+import atexit
 import math
 import os
-from collections.abc import Iterator
+import shutil
+import sqlite3
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
+
+from sweeper.asking import Asking
 from sweeper.board import Board
 from sweeper.config import initialized_hydra
-from sweeper.contract import Measurements, Outcome, TrialResult, TrialSpec
+from sweeper.contract import Measurements, Outcome, TrialFolder, TrialProgress, TrialResult, TrialSpec
 from sweeper.launchers.base import Launcher
 from sweeper.launchers.recorded import RecordedJob, RecordedLauncher, Recording
+from sweeper.provenance import digest, machine
 from sweeper.records import StudyFolder, TrialRecord
+from sweeper.schema import Config
+from sweeper.space import Space, expand
+from sweeper.strategies.base import Proposal, Question
 from sweeper.sweep import Verdict, sweep
+from sweeper.tracking_store import Preload
 
 MIB = 2**20
 ROOM = 600 * MIB
@@ -95,6 +110,10 @@ def play(folder: Path, *arguments: str, launcher: RecordedLauncher | None = None
         lines.extend([line] if line else [])
 
     folder.mkdir(exist_ok=True)
+    if not (folder / "mlflow.db").exists():
+        shutil.copy(_empty_store(), folder / "mlflow.db")
+    stores = {"study.storage": empty_ledger(folder), "tracking.uri": folder.absolute() / "mlflow.db"}
+    arguments = (*(f"{key}=sqlite:///{path}" for key, path in stores.items()), *arguments)
     before = Path.cwd()
     os.chdir(folder)
     try:
@@ -107,6 +126,42 @@ def play(folder: Path, *arguments: str, launcher: RecordedLauncher | None = None
     return Played(verdict, player, lines)
 
 
+@cache
+def _empty_store() -> Path:
+    """An MLflow database with its tables, which take seconds to make: made once by the sweep's own code."""
+    preload = Preload(f"sqlite:///{tempfile.gettempdir()}/none-{os.getpid()}.db")
+    atexit.register(preload.close)
+    database = preload.database()
+    assert database is not None
+    return database
+
+
+def empty_ledger(folder: Path) -> Path:
+    """An Optuna database in the folder: the one that is there, or a new one with its tables."""
+    database = folder.absolute() / "optuna.db"
+    if not database.exists():
+        shutil.copy(_ledger_template(), database)
+    return database
+
+
+@cache
+def _ledger_template() -> Path:
+    from optuna.storages import RDBStorage
+
+    folder = tempfile.TemporaryDirectory(prefix="sweeper-optuna-")
+    atexit.register(folder.cleanup)
+    database = Path(folder.name) / "optuna.db"
+    RDBStorage(f"sqlite:///{database}")
+    return database
+
+
+@event.listens_for(Engine, "connect")
+def _hasty(connection: Any, _: object) -> None:
+    """A test's database need not survive a power cut: waiting for the disk is most of what it takes."""
+    if isinstance(connection, sqlite3.Connection):
+        connection.execute("PRAGMA synchronous=OFF")
+
+
 def replace_folder(verdict: Verdict, folder: StudyFolder) -> Verdict:
     import dataclasses
 
@@ -116,3 +171,99 @@ def replace_folder(verdict: Verdict, folder: StudyFolder) -> Verdict:
 def interrupted(folder: Path, trials: int, *arguments: str) -> Any:
     """The same, cut off after so many trials."""
     return play(folder, *arguments, launcher=Interrupted(answer, trials=trials))
+
+
+def record_of(
+    number: int,
+    config: Config,
+    overrides: dict[str, str] | None = None,
+    outcome: Outcome | None = None,
+    **measured: Any,
+) -> TrialRecord:
+    """A trial as it is heard of: what it was asked and what it measured."""
+    result = TrialResult(outcome or Outcome.COMPLETED, None, Measurements(**measured))
+    spec = TrialSpec("study", number, f"key {number}", config.to_dict(), overrides or {})
+    return TrialRecord(spec, result, TrialFolder(Path(f"{number:04d}")))
+
+
+def lines_of(
+    speed: float, losses: dict[int, float], steps: int = 8, tokens: int = 100
+) -> list[TrialProgress]:
+    """What a trial writes whose steps take `tokens` each, with an evaluation after each step in `losses`."""
+    lines = [TrialProgress("eval", 0.0, 0, loss=losses[0])] if 0 in losses else []
+    for step in range(1, steps + 1):
+        seconds = tokens / speed
+        lines.append(TrialProgress("step", step * seconds, step, steps, tokens=tokens, step_time_s=seconds))
+        if step in losses:
+            lines.append(TrialProgress("eval", step * seconds, step, loss=losses[step]))
+    return lines
+
+
+Answer = Callable[[TrialSpec], Recording]
+
+
+def proposed(
+    *arguments: str,
+    answers: Answer = answer,
+    slots: int = 1,
+    budget: int | None = None,
+    seen: list[Proposal] | None = None,
+) -> Question:
+    """What a strategy asks for, without a study around it. `seen` receives the proposals."""
+    with initialized_hydra():
+        return driven(expand(arguments, "config", machine()), answers, slots, budget, seen)
+
+
+def driven(
+    space: Space,
+    answers: Answer = answer,
+    slots: int = 1,
+    budget: int | None = None,
+    seen: list[Proposal] | None = None,
+    earlier: Sequence[TrialRecord] = (),
+) -> Question:
+    """Answer each proposal in its turn, `slots` at a time, until the strategy or the budget of trials ends.
+    `earlier`: what a driver that was cut off has left."""
+    question = Question(space, lambda _: None, slots=slots)
+    asking, waiting, begun = Asking(question), deque[tuple[Proposal, TrialSpec]](), len(earlier)
+    known = {record.spec.key: record for record in earlier}
+    asking.replay(earlier, known, _key_of, lambda *_: None)
+    while budget is None or len(known) < budget:
+        while len(waiting) < slots and (proposal := _next_of(asking)) is not None:
+            if seen is not None:
+                seen.append(proposal)
+            if (record := known.get(_key_of(proposal))) is not None:
+                asking.tell(proposal, record)
+                continue
+            waiting.append((proposal, _spec_of(begun, proposal, asking.heard())))
+            begun += 1
+        if not waiting:
+            break
+        proposal, spec = waiting.popleft()
+        record = TrialRecord(spec, answers(spec).result, TrialFolder(Path(str(spec.number))))
+        known[spec.key] = record
+        asking.tell(proposal, record)
+    asking.close()
+    return question
+
+
+def _next_of(asking: Asking) -> Proposal | None:
+    return asking.unmeasured.pop(0) if asking.unmeasured else asking.propose()
+
+
+def _key_of(proposal: Proposal) -> str:
+    return digest([proposal.cell.config.to_dict(), proposal.repeat])
+
+
+def _spec_of(number: int, proposal: Proposal, heard: list[int]) -> TrialSpec:
+    cell = proposal.cell
+    return TrialSpec(
+        "study",
+        number,
+        _key_of(proposal),
+        cell.config.to_dict(),
+        cell.overrides,
+        stage=proposal.stage,
+        repeat=proposal.repeat,
+        heard=heard,
+    )

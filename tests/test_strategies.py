@@ -1,115 +1,162 @@
-"""What the strategies propose, and that an interrupted study goes on as if nothing had happened."""
+"""Whole studies from the command line to the report, with answers instead of trials."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
+from typing import Any
 
-import pytest
+import optuna
 
-from sweeper.contract import Outcome
-from sweeper.dimensions import written
+from sweeper.contract import Outcome, TrialFolder, TrialSpec, read_json, write_json
+from sweeper.launchers.recorded import RecordedJob, RecordedLauncher, Recording
+from sweeper.reading import opened
 from sweeper.records import TrialRecord
-from sweeper.schema_search import SpaceConfig
-from tests.recorded import interrupted, play
+from sweeper.studies import summaries
+from tests.recorded import Interrupted, answer, interrupted, lines_of, play
 
-SEARCH = ("lora.r=8,16,32", "train.learning_rate=tag(log,interval(1e-4,1e-2))", "search.n_trials=14")
-STUDIES = {
-    "grid": ("lora.r=8,16", "batch.micro=1,2,4"),
-    "search": SEARCH,
-    "probe and train": ("strategy=joint", "search.n_trials=12", "fidelity=probe+train"),
-    "paper": ("strategy=paper", "space=paper"),
-    "finalists": ("batch.micro=1,2,4", "repeats.finalists=2", "repeats.runs=3"),
-}
+FINALISTS = ("batch.micro=1,2,4", "repeats.finalists=2", "repeats.runs=3")
 
 
 def outcome(record: TrialRecord) -> Outcome | None:
     return record.result.outcome if record.result else None
 
 
-@pytest.mark.parametrize("arguments", STUDIES.values(), ids=list(STUDIES))
-def test_an_interrupted_study_decides_as_one_that_was_not(tmp_path: Path, arguments: tuple[str, ...]) -> None:
-    whole = play(tmp_path / "whole", *arguments)
-    for trials in (1, 5):
-        interrupted(tmp_path / "cut", trials, *arguments)
-    resumed = play(tmp_path / "cut", *arguments)
-    assert resumed.settled() == whole.settled()
-    assert resumed.verdict.ranking.best is not None and whole.verdict.ranking.best is not None
-    assert resumed.verdict.ranking.best.label == whole.verdict.ranking.best.label
+def test_a_grid_goes_on_where_it_was_cut_off_and_skips_what_cannot_fit(tmp_path: Path) -> None:
+    grid = ("lora.r=8,16", "batch.micro=1,16")
+    assert interrupted(tmp_path, 1, *grid).verdict.interrupted
+    played = play(tmp_path, *grid)
+    labels = [label for _, label, _ in played.settled()]
+    assert labels == [f"batch.micro={micro} lora.r={rank}" for rank in (8, 16) for micro in (1, 16)]
+    (skipped,) = (record for record in played.records if outcome(record) is Outcome.PREDICTED_OOM)
+    assert skipped.label == "batch.micro=16 lora.r=16" and skipped.result is not None
+    assert "ran out" in (skipped.result.reason or "")
 
 
-def test_a_finished_search_runs_nothing_again(tmp_path: Path) -> None:
-    play(tmp_path, *SEARCH)
-    again = play(tmp_path, *SEARCH)
+def test_a_budget_ends_a_study_that_goes_on_even_when_its_ledger_is_lost(tmp_path: Path) -> None:
+    asked = ("lora.r=8,16,32,64", "search.n_trials=4")
+    first = play(tmp_path, *asked, "budget.trials=3")
+    assert first.verdict.ran == 3 and "1 cells are left" in (first.verdict.left or "")
+    (tmp_path / "optuna.db").unlink()
+    second = play(tmp_path, *asked, "budget.trials=9")
+    assert second.verdict.ran == 1 and second.verdict.left is None
+    (study,) = optuna.get_all_study_summaries(f"sqlite:///{tmp_path}/optuna.db")
+    assert study.n_trials == 4
+    again = play(tmp_path, *asked)
     assert again.launcher.started == 0 and again.verdict.ran == 0
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "gp", "nsgaii"])
-def test_a_seeded_search_proposes_the_same_cells_twice(tmp_path: Path, sampler: str) -> None:
-    asked = (*SEARCH[:2], "search.n_trials=12", f"search.sampler={sampler}")
-    once, twice = play(tmp_path / "a", *asked), play(tmp_path / "b", *asked)
-    assert once.settled() == twice.settled()
-    assert len({label for _, label, _ in once.settled()}) == 12
+def test_the_papers_decisions_and_effects_stand_in_the_report(tmp_path: Path) -> None:
+    asked = ("strategy=paper", "batch.micro=2,4", "batch.effective=16", "precision=fp32,bf16")
+    interrupted(tmp_path, 3, *asked)
+    played = play(tmp_path, *asked, "budget.trials=5")
+    folder = played.verdict.folder
+    decisions = json.loads(folder.decisions.read_text())
+    assert decisions[-1]["stage"] == "summary" and "(3 batch again)" in (played.verdict.left or "")
+    report = folder.report_markdown.read_text()
+    assert "How the search went" in report and decisions[0]["text"] in report
+    assert "| precision=bf16 |" in report and "speed of fp32" in report
+    assert "How the search went" in folder.report_html.read_text()
 
 
-def test_a_search_ends_with_its_space(tmp_path: Path) -> None:
-    played = play(tmp_path, "lora.r=8,16", "batch.micro=1,2", "search.n_trials=50")
-    assert len(played.settled()) == 4
+def losing(spec: TrialSpec) -> Recording:
+    """Losses fall, those of `lora.r=64` from a higher level."""
+    start = 6.0 if spec.config["lora"]["r"] == 64 else 5.0
+    recording = answer(spec)
+    lines = lines_of(1000, {step: start - step / 4 for step in (0, 2, 4, 6)})
+    return dataclasses.replace(recording, progress=tuple(lines))
 
 
-def test_the_paper_goes_through_its_stages_and_says_why(tmp_path: Path) -> None:
-    played = play(tmp_path, *STUDIES["paper"])
-    decisions = json.loads(played.verdict.folder.decisions.read_text())
-    stages = list(dict.fromkeys(item["stage"] for item in decisions))
-    assert stages == ["1 batch", "1 effective batch", "2 methods", "3 batch again", "summary"]
-    assert any("out_of_memory" in line for line in played.lines if line.startswith("stage 1"))
-    rows = decisions[-1]["effects"]
-    assert rows[0]["added"] == "baseline" and rows[0]["memory_vs_fp32"] == 1.0
-    assert {"adapter=lora", "precision=bf16"} <= {row["added"] for row in rows}
-    assert rows[-1]["speed_vs_fp32"] > rows[-1]["speed_vs_16bit"] > 1
+def test_a_resumed_study_prunes_by_what_it_saw_before(tmp_path: Path) -> None:
+    asked = ("lora.r=4,8,16,32,64", "pruner=median", "evaluate.every_steps=2")
+    play(tmp_path, *asked, launcher=Interrupted(losing, trials=4))
+    played = play(tmp_path, *asked, launcher=RecordedLauncher(losing))
+    assert played.records[-1].label == "lora.r=64" and outcome(played.records[-1]) is Outcome.PRUNED
+    pruned = played.records[-1].result
+    assert pruned is not None and "behind" in (pruned.reason or "") and pruned.measurements.tokens_per_s
 
 
-def test_only_those_that_can_still_be_best_are_trained(tmp_path: Path) -> None:
-    played = play(tmp_path, "batch.micro=1,2,4,8", "precision=fp32,bf16", "fidelity=probe+train")
-    stages = [stage for stage, _, _ in played.settled()]
-    assert stages.count("probe") == 8 and stages.count("train") < 6
-    best = played.verdict.ranking.best
-    assert best is not None and best.label == "batch.micro=8 precision=bf16" and not best.is_probe
+@dataclasses.dataclass
+class Picky(RecordedLauncher):
+    """Finds something wrong with one combination of values, each of which is sound with others."""
+
+    def _prepare(self, folder: TrialFolder) -> RecordedJob:
+        job = super()._prepare(folder)
+        asked, found = read_json(folder.path / "prepare.json"), read_json(folder.path / "prepared.json")
+        for config, cell in zip(asked["configs"], found["cells"], strict=True):
+            if config["precision"] == "bf16" and config["optim"] == "adafactor":
+                problem = {"rule": "it must load", "key": "optim", "value": "adafactor", "remedy": "another"}
+                cell["problems"] = [problem]
+        write_json(folder.path / "prepared.json", found)
+        return job
 
 
-def test_finalists_are_measured_in_turns(tmp_path: Path) -> None:
-    played = play(tmp_path, *STUDIES["finalists"])
-    again = [(label, repeat) for _, label, repeat in played.settled() if repeat]
-    assert again == [("batch.micro=4", 1), ("batch.micro=2", 1), ("batch.micro=4", 2), ("batch.micro=2", 2)]
+def test_a_drawn_cell_whose_model_or_data_are_unsound_ends_no_study(tmp_path: Path) -> None:
+    asked = ("precision=fp32,bf16", "optim=adamw,adafactor", "search.n_trials=4")
+    played = play(tmp_path, *asked, launcher=Picky(answer))
+    (refused,) = (record for record in played.records if outcome(record) is Outcome.INVALID)
+    assert refused.label == "optim=adafactor precision=bf16" and len(played.settled()) == 4
+    assert refused.result is not None and "it must load" in (refused.result.reason or "")
 
 
-def test_a_cell_that_needs_more_than_one_that_did_not_fit_is_skipped(tmp_path: Path) -> None:
-    played = play(tmp_path, "lora.r=8,16", "batch.micro=1,16")
-    skipped = [record for record in played.records if outcome(record) is Outcome.PREDICTED_OOM]
-    assert [record.label for record in skipped] == ["batch.micro=16 lora.r=16"]
-    assert skipped[0].result is not None and "trial 1 ran out" in (skipped[0].result.reason or "")
+def lucky_once(spec: TrialSpec) -> Recording:
+    """The first measurement of `batch.micro=2` is much faster than its repeats."""
+    recording = answer(spec)
+    speed = recording.result.measurements.tokens_per_s
+    if speed is None or spec.repeat or spec.config["batch"]["micro"] != 2:
+        return recording
+    figures = dataclasses.replace(recording.result.measurements, tokens_per_s=2 * speed)
+    return dataclasses.replace(recording, result=dataclasses.replace(recording.result, measurements=figures))
 
 
-def test_a_budget_ends_the_study_and_more_of_it_goes_on(tmp_path: Path) -> None:
-    first = play(tmp_path, "lora.r=8,16,32,64", "budget.trials=3")
-    assert first.verdict.ran == 3 and "1 cells are left" in (first.verdict.left or "")
-    second = play(tmp_path, "lora.r=8,16,32,64", "budget.trials=9")
-    assert second.verdict.ran == 1 and second.verdict.left is None
+def test_the_verdict_of_repeated_cells_is_the_same_everywhere(tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    store = f"sqlite:///{tmp_path}/mlflow.db"  # MLflow keeps open what it once opened under a relative one
+    asked = (*FINALISTS, f"tracking.uri={store}")
+    played = play(tmp_path, *asked, launcher=RecordedLauncher(lucky_once))
+    folder, ranking = played.verdict.folder, played.verdict.ranking
+    judged = opened(folder).choice.ranking
+    assert [trial.record.number for trial in ranking.trials] == [t.record.number for t in judged.trials]
+    assert len(ranking.trials) == 3 < len(played.records) and ranking.best is not None
+    written = json.loads(folder.ranking_json.read_text())
+    assert written["best"] == ranking.best.number
+    assert sorted(len(row["trials"]) for row in written["trials"]) == [1, 3, 3]
+    text = folder.ranking_markdown.read_text()
+    assert f"Best: trial {ranking.best.number}, `{ranking.best.label}`" in text
+    assert "within its noise" in text
+    client = MlflowClient(tracking_uri=store)
+    experiment = client.get_experiment_by_name(folder.path.name)
+    assert experiment is not None
+    (parent,) = client.search_runs([experiment.experiment_id], "tags.best != ''")
+    assert parent.data.tags["best"] == ranking.best.label
+    assert next(summaries(folder.path.parent)).state == "ended"
 
 
-def test_forbidden_pairs_are_never_proposed(tmp_path: Path) -> None:
-    pair = "space.never=['precision=bf16 optim=bnb8']"
-    played = play(tmp_path, "precision=fp32,bf16", "optim=adamw,bnb8", pair, "search.n_trials=9")
-    labels = {label for _, label, _ in played.settled()}
-    assert len(labels) == 3 and "optim=bnb8 precision=bf16" not in labels
+class Gateway(BaseHTTPRequestHandler):
+    """Answers, and knows nothing: the preflight is content, MLflow is not."""
+
+    def do_GET(self) -> None:
+        self.send_error(404)
+
+    def do_POST(self) -> None:
+        self.do_GET()
+
+    def log_message(self, *_: Any) -> None:
+        pass
 
 
-def test_an_option_is_swept_only_when_its_condition_holds() -> None:
-    asked = SpaceConfig(
-        sweep={"lora.use_dora": "true,false"}, only_when={"lora.use_dora": "quantization=none"}
-    )
-    _, conditions, problems = written(asked)
-    cell = {"quantization": "nf4", "lora.use_dora": "true"}
-    assert not problems
-    assert conditions.active(cell, {}) == {"quantization": "nf4"}
-    assert conditions.active({**cell, "quantization": "none"}, {}) == {**cell, "quantization": "none"}
+def test_no_password_reaches_the_folder_of_a_study(tmp_path: Path) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Gateway) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        played = play(
+            tmp_path, "lora.r=8,16", f"tracking.uri=http://me:hunter2@127.0.0.1:{server.server_port}"
+        )
+        server.shutdown()
+    spec = played.records[0].spec
+    assert spec.config["tracking"]["uri"].startswith("http://me:***@127.0.0.1")
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert [path for path in files if b"hunter2" in path.read_bytes()] == []

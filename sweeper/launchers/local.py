@@ -103,8 +103,9 @@ class LocalLauncher:
 
     def _listen(self, server: subprocess.Popen[bytes]) -> None:
         assert server.stdout is not None
-        for line in server.stdout:
-            self._hear(json.loads(line))
+        with server.stdout as answers:
+            for line in answers:
+                self._hear(json.loads(line))
         if server is self._server:
             self._lose_jobs()
 
@@ -136,7 +137,9 @@ def _environment() -> dict[str, str]:
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "DO_NOT_TRACK": "1",
         "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # the numbers that NVML, which says who computes where, gives them
         "BITSANDBYTES_NOWELCOME": "1",
+        "TORCHDYNAMO_DISABLE": "1",  # nothing is compiled here; importing the compiler takes seconds
         "OPENBLAS_NUM_THREADS": "1",  # a fork server must have no threads; torch has its own
         "ARROW_DEFAULT_MEMORY_POOL": "system",
         "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin while they wait stall on a machine with other work

@@ -29,6 +29,8 @@ class Proposal:
     """Which part of the strategy asks, for a person."""
     repeat: int = 0
     """0, or the how-manieth measurement of the cell."""
+    prunable: bool = True
+    """Whether its trial may be ended early: not where others are held against what it measures."""
 
 
 Heard = tuple[Proposal, TrialRecord]
@@ -45,6 +47,8 @@ class Question:
     """Tells a person why something was decided."""
     records: list[TrialRecord] = field(default_factory=list)
     """Every record heard, in order."""
+    slots: int = 1
+    """Trials that run at a time."""
     open: int = 0
     """Proposals whose results were not heard yet."""
     decisions: list[dict[str, Any]] = field(default_factory=list)

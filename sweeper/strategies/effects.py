@@ -8,24 +8,34 @@ from typing import Any
 from sweeper.contract import Outcome
 from sweeper.records import TrialRecord
 
+SIXTEEN_BIT = ("bf16", "fp16", "bf16_pure")
+"""Precisions whose plain cell is a 16-bit baseline, the usual one first."""
+
 
 def effects(
     records: Sequence[TrialRecord],
     added: Sequence[tuple[str, TrialRecord]],
     plain: Callable[[str], Mapping[str, str]],
 ) -> list[dict[str, Any]]:
-    """Rows in the order in which methods were added. A ratio is None where a side was not measured.
+    """Rows in the order in which methods were added. A ratio is None where a side was not measured: a
+    baseline counts only where its resolved precision is the one that the ratio names.
 
     `memory_vs_…` says how many times less memory than that baseline, `speed_vs_…` how many times its
     throughput. `plain` gives the baseline cell of a precision.
     """
-    fp32 = _measured(records, plain("fp32"))
-    half = next((found for name in ("bf16", "fp16") if (found := _measured(records, plain(name)))), None)
+    fp32 = _measured(records, plain("fp32"), "fp32")
+    found = (_measured(records, plain(name), name) for name in SIXTEEN_BIT)
+    half = next((record for record in found if record), None)
     return [_row(name, record, fp32, half) for name, record in added]
 
 
-def _measured(records: Sequence[TrialRecord], cell: Mapping[str, str]) -> TrialRecord | None:
-    found = [record for record in records if record.spec.overrides == dict(cell) and record.spec.repeat == 0]
+def _measured(records: Sequence[TrialRecord], cell: Mapping[str, str], precision: str) -> TrialRecord | None:
+    found = [
+        record
+        for record in records
+        if record.spec.overrides == dict(cell) and record.spec.repeat == 0
+        if record.spec.config["precision"] == precision
+    ]
     completed = [item for item in found if item.result and item.result.outcome is Outcome.COMPLETED]
     return completed[0] if completed else None
 

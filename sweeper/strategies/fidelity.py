@@ -6,10 +6,12 @@ import dataclasses
 from collections.abc import Sequence
 
 from sweeper.contract import Outcome
+from sweeper.objectives import PROBED_METRICS
+from sweeper.pareto import dominates
 from sweeper.ranking import violations
 from sweeper.records import TrialRecord
 from sweeper.space import Cell
-from sweeper.strategies.base import Heard, Plan, Proposal, Question, measured
+from sweeper.strategies.base import Heard, Plan, Proposal, Question
 
 PROBE = "probe"
 TRAIN = "train"
@@ -29,87 +31,117 @@ class Contest:
         self._probed: list[tuple[Cell, TrialRecord]] = []
         self._entered: set[str] = set()
         """Labels of the cells whose training was proposed."""
+        self._open: set[Proposal] = set()
 
     @property
     def probes(self) -> int:
         return len(self._probed)
 
-    def hear(self, cell: Cell, record: TrialRecord) -> None:
-        """A probe has ended."""
-        self._probed.append((cell, record))
+    @property
+    def trained(self) -> int:
+        """Trainings that were proposed."""
+        return len(self._entered)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another training may run beside those that are open: each of them could make it needless,
+        so no more than there are slots."""
+        return len(self._open) < self._question.slots
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no training is open."""
+        return not self._open
+
+    def hear(self, heard: Sequence[Heard], originals: dict[Proposal, Proposal]) -> list[Heard]:
+        """Take in results; those of probes as the source knows them."""
+        told: list[Heard] = []
+        for proposal, record in heard:
+            self._open.discard(proposal)
+            original = originals.pop(proposal, None)
+            if original is not None:
+                self._probed.append((original.cell, record))
+                told.append((original, record))
+        return told
 
     def enter(self, cell: Cell) -> Proposal:
         """Have the cell trained."""
         self._entered.add(cell.label)
-        return Proposal(cell, TRAIN)
+        proposal = Proposal(cell, TRAIN)
+        self._open.add(proposal)
+        return proposal
 
     def contender(self) -> Cell | None:
-        """The cell with the best probe, unless one that was trained is as good or none is left."""
+        """The cell with the best probe by the first objective, of those that no trained one is as good as in
+        every objective; None when none is left."""
         waiting = [
-            (gain, cell)
+            (gains, cell)
             for cell, record in self._probed
-            if cell.label not in self._entered and (gain := self._promise(record)) is not None
+            if cell.label not in self._entered and (gains := self._promise(record)) is not None
         ]
-        if not waiting:
-            return None
-        gain, cell = max(waiting, key=lambda item: item[0])
-        best = self._question.ranking().best
-        reached = self._question.objectives[0].of(best) if best else None
-        return cell if reached is None or gain > reached else None
+        reached = [self._gains(trial.record) for trial in self._question.ranking().trials if trial.rank]
+        left = [
+            (gains, cell)
+            for gains, cell in waiting
+            if not any(known == gains or dominates(known, gains) for known in reached if known)
+        ]
+        return max(left, key=lambda item: item[0][0])[1] if left else None
 
-    def _promise(self, record: TrialRecord) -> float | None:
-        """The gain that the probe promises; None when the cell cannot be eligible."""
+    def _promise(self, record: TrialRecord) -> tuple[float, ...] | None:
+        """The gains that the probe promises; None when the cell cannot be eligible by what a probe tells."""
         if record.result is None or record.result.outcome is not Outcome.COMPLETED:
             return None
-        rule = dataclasses.replace(self._question.rule, eval_loss_within=None)
+        rule = self._question.rule
+        told = tuple(limit for limit in rule.limits if limit.metric in PROBED_METRICS)
+        rule = dataclasses.replace(rule, eval_loss_within=None, limits=told)
         plain = {**record.spec.config, "trial": {**record.spec.config["trial"], "probe_steps": None}}
         trained = dataclasses.replace(record, spec=dataclasses.replace(record.spec, config=plain))
-        return None if violations(trained, rule, None) else self._question.objectives[0].of(record)
+        return None if violations(trained, rule, None) else self._gains(record)
+
+    def _gains(self, record: TrialRecord) -> tuple[float, ...] | None:
+        gains = [objective.of(record) for objective in self._question.objectives]
+        known = tuple(gain for gain in gains if gain is not None)
+        return known if len(known) == len(gains) else None
 
 
 def probe_and_train(question: Question, source: Plan[None]) -> Plan[None]:
     """Probe what `source` proposes, and train the contenders.
 
-    The first cell is trained at once, so that there is a loss to compare with, and the best probe after
-    every doubling of their number: a study that is cut short has an answer. At the end the contenders
-    are trained, best probe first, until one that keeps every constraint is as good as all that is left.
+    The first cell that a probe finds possible is trained at once, so that there is a loss to compare with,
+    and the best probe after every doubling of their number: a study that is cut short has an answer. At the
+    end the contenders are trained, best probe first, until one that keeps every constraint is as good as
+    all that is left.
     """
     contest, steps = Contest(question), question.config.search.probe_steps
     originals: dict[Proposal, Proposal] = {}
     milestone = 4
-    heard: Sequence[Heard] = ()
     wanted = next(source, None)
     while wanted is not None or originals:
         if wanted is not None:
             probe = Proposal(probe_of(wanted.cell, steps), PROBE)
             originals[probe] = wanted
-            heard = yield probe
+            told = contest.hear((yield probe), originals)
         else:
-            heard = yield None
-        told = _hear(contest, originals, heard)
-        if contest.probes == 1 and told:
-            heard = yield contest.enter(told[0][0].cell)
-            told += _hear(contest, originals, heard)
-        if contest.probes >= milestone and (leader := contest.contender()):
-            milestone *= 2
-            heard = yield contest.enter(leader)
-            told += _hear(contest, originals, heard)
+            told = contest.hear((yield None), originals)
+        is_due = not contest.trained or contest.probes >= milestone
+        if is_due and (leader := contest.contender()) is not None:
+            milestone *= 2 if contest.probes >= milestone else 1
+            told += contest.hear((yield contest.enter(leader)), originals)
         if wanted is not None:
             wanted = _send(source, told)
     question.say(f"{contest.probes} cells were probed; now those that can still be best are trained")
-    while (leader := contest.contender()) is not None:
-        yield from measured([contest.enter(leader)])
+    yield from _final(contest, originals)
 
 
-def _hear(contest: Contest, originals: dict[Proposal, Proposal], heard: Sequence[Heard]) -> list[Heard]:
-    """Take in results; those of probes as the source knows them."""
-    told: list[Heard] = []
-    for proposal, record in heard:
-        original = originals.pop(proposal, None)
-        if original is not None:
-            contest.hear(original.cell, record)
-            told.append((original, record))
-    return told
+def _final(contest: Contest, originals: dict[Proposal, Proposal]) -> Plan[None]:
+    """Train the contenders, as many at a time as there are slots."""
+    while True:
+        if contest.has_room and (leader := contest.contender()) is not None:
+            contest.hear((yield contest.enter(leader)), originals)
+        elif contest.is_over:
+            return
+        else:
+            contest.hear((yield None), originals)
 
 
 def _send(source: Plan[None], told: Sequence[Heard]) -> Proposal | None:

@@ -13,12 +13,12 @@ def finalists(question: Question) -> Plan[None]:
     repeats = question.config.repeats
     while repeats.finalists and question.open:
         yield None  # the others are still running
-    eligible = [trial.record for trial in question.ranking().trials if trial.rank is not None]
-    best = eligible[: repeats.finalists]
+    eligible = {trial.record.spec.key: trial.record for trial in question.ranking().trials if trial.rank}
+    best = list(eligible.values())[: repeats.finalists]
     if len(best) < 1 or repeats.finalists < 1:
         return
     cells = [question.space.cell(record.spec.overrides) for record in best]
     known = [cell for cell in cells if cell is not None]
     question.say(f"{len(known)} finalists are measured {repeats.runs} times each, in turns")
     for repeat in range(1, repeats.runs):
-        yield from measured([Proposal(cell, STAGE, repeat) for cell in known])
+        yield from measured([Proposal(cell, STAGE, repeat, prunable=False) for cell in known])

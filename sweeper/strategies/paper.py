@@ -6,21 +6,32 @@
 3. The micro batch is doubled again with the chosen methods, because the memory they free moves the
    optimum.
 
-The baseline is the first value of every option. `effects` in `decisions.json` holds a row per added
-method.
+The baseline is the first value of every option. Where it does not run, the best method that runs alone takes
+its place, or the first ones that run together: that the plain model does not fit is what methods are for.
+A method is good when it is faster, or saves memory without being slower; where memory is the objective, when
+it saves memory. `effects` in `decisions.json` holds a row per added method.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from sweeper.contract import Outcome
 from sweeper.dimensions import Choices
 from sweeper.ranking import violations
 from sweeper.records import TrialRecord
 from sweeper.strategies.base import Plan, Proposal, Question, measured
-from sweeper.strategies.effects import effects
+from sweeper.strategies.effects import SIXTEEN_BIT, effects
+from sweeper.strategies.readings import (
+    figures_of,
+    memory_of,
+    micro_of,
+    outcome_of,
+    speed_of,
+    times_against,
+    tried_as,
+    worth_of,
+)
 
 MICRO, EFFECTIVE, ACCUMULATION, STEPS = "batch.micro", "batch.effective", "batch.accumulation", "train.steps"
 BATCH = (MICRO, EFFECTIVE, ACCUMULATION)
@@ -29,17 +40,21 @@ TIE = 0.01
 MOST_MICRO = 2**14
 
 Values = dict[str, str]
+Tested = tuple[str, str, TrialRecord]
+"""An option, its value, and how that value did alone."""
 
 
 def paper(question: Question) -> Plan[None]:
     """All three stages."""
     procedure = Procedure(question)
-    yield from procedure.micro_batch("1 batch")
-    yield from procedure.effective_batch()
-    yield from procedure.methods()
-    yield from procedure.micro_batch("3 batch again")
-    yield from procedure.baselines()
-    procedure.summarise()
+    try:
+        yield from procedure.micro_batch("1 batch")
+        yield from procedure.effective_batch()
+        yield from procedure.methods()
+        yield from procedure.micro_batch("3 batch again")
+        yield from procedure.baselines()
+    finally:
+        procedure.summarise()  # also what a budget has ended early
 
 
 class Procedure:
@@ -60,31 +75,33 @@ class Procedure:
         self._micro = min(self._micros, default=1)
         effectives = [int(value) for value in self._dimensions.get(EFFECTIVE, [])]
         self._effective = effectives[0] if effectives else batch.effective or 16
+        self._first_effective = self._effective
         self._effectives = effectives or [self._effective // 2, self._effective, self._effective * 2]
         self._added: list[tuple[str, TrialRecord]] = []
 
     def micro_batch(self, stage: str) -> Plan[None]:
-        """Double the micro batch at the chosen effective batch, and take the fastest."""
+        """Double the micro batch at the chosen effective batch; take the fastest, on a tie the smallest."""
         found: list[TrialRecord] = []
         for micro in self._doublings():
             (record,) = yield from self._measure(stage, {**self._methods, **self._batch(micro)})
             if record is None:
                 continue
             found.append(record)
-            if _outcome(record) in (Outcome.OUT_OF_MEMORY, Outcome.PREDICTED_OOM):
+            if outcome_of(record) in (Outcome.OUT_OF_MEMORY, Outcome.PREDICTED_OOM):
                 break
         sound = [record for record in found if self._is_sound(record)]
         if not sound:
             self._question.decide(stage, f"stage {stage}: no micro batch runs; it stays {self._micro}")
             return
-        best = max(sound, key=_speed)
-        before, self._micro = self._micro, _micro(best)
+        fastest = max(map(speed_of, sound))
+        best = min((record for record in sound if speed_of(record) >= fastest * (1 - TIE)), key=micro_of)
+        before, self._micro = self._micro, micro_of(best)
         if self._added:
             self._added.append((f"{MICRO}={self._micro}", best))
         self._question.decide(
             stage,
-            f"stage {stage}: {MICRO}={self._micro}, {_figures(best)}; tried "
-            f"{', '.join(map(_tried, found))} at {EFFECTIVE}={self._effective}"
+            f"stage {stage}: {MICRO}={self._micro}, {figures_of(best)}; tried "
+            f"{', '.join(map(tried_as, found))} at {EFFECTIVE}={self._effective}"
             + (f"; it was {before} before" if stage.startswith("3") else ""),
             chosen=self._batch(self._micro),
             trials=[record.number for record in found],
@@ -101,13 +118,13 @@ class Procedure:
         sizes = sorted(size for size in self._effectives if size % self._micro == 0 and size >= self._micro)
         records = yield from self._measure(
             stage,
-            *({**self._methods, MICRO: str(self._micro), EFFECTIVE: str(size), **self._equal_tokens(size)}
-              for size in sizes),
-        )  # fmt: skip
+            *({**self._methods, **self._batch(self._micro, size)} for size in sizes),
+        )
         known = [
             (size, record, loss)
             for size, record in zip(sizes, records, strict=True)
-            if record is not None and (loss := record.metric("eval_loss")) is not None
+            if record is not None and outcome_of(record) is Outcome.COMPLETED
+            if (loss := record.metric("eval_loss")) is not None
         ]
         if not known:
             self._question.decide(stage, f"stage {stage}: no loss was measured; it stays {self._effective}")
@@ -129,7 +146,9 @@ class Procedure:
         config = self._question.config
         if config.train.token_budget is not None or config.train.steps is None:
             return {}
-        steps = max(config.trial.warmup_steps + 1, round(config.train.steps * self._effective / effective))
+        steps = max(
+            config.trial.warmup_steps + 1, round(config.train.steps * self._first_effective / effective)
+        )
         return {} if steps == config.train.steps else {STEPS: str(steps)}
 
     def methods(self) -> Plan[None]:
@@ -147,39 +166,77 @@ class Procedure:
             {**self._baseline, **batch},
             *({**self._baseline, key: value, **batch} for key, value in options),
         )
-        if base is None or not self._is_sound(base):
-            self._question.decide(stage, f"stage {stage}: the baseline did not run; no method is chosen")
-            return
-        self._added.append(("baseline", base))
         tested = [
             (key, value, record)
             for (key, value), record in zip(options, alone, strict=True)
             if record is not None
         ]
-        good = self._good(stage, base, tested)
-        yield from self._combine(stage, base, good)
+        if base is not None and self._is_sound(base):
+            self._added.append(("baseline", base))
+            yield from self._combine(stage, base, self._good(stage, base, tested))
+            return
+        foothold = yield from self._foothold(stage, base, tested)
+        if foothold is not None:
+            rest = [item for item in tested if self._methods[item[0]] != item[1]]
+            yield from self._combine(stage, foothold, rest)
 
-    def _good(
-        self, stage: str, base: TrialRecord, tested: Sequence[tuple[str, str, TrialRecord]]
-    ) -> list[tuple[str, str, TrialRecord]]:
+    def _foothold(
+        self, stage: str, base: TrialRecord | None, tested: Sequence[Tested]
+    ) -> Plan[TrialRecord | None]:
+        """A state that runs where the baseline does not: the best single method, else the first value of each
+        option that is no baseline's, one after the other until it runs."""
+        why = "it is impossible" if base is None else "; ".join(violations(base, self._question.rule, None))
+        sound = [item for item in tested if self._is_sound(item[2])]
+        if sound:
+            key, value, record = max(sound, key=lambda item: self._merit(item[2]))
+            return self._stand_on(stage, why, {**self._methods, key: value}, record)
+        tried = dict(self._methods)
+        for option, values in self._dimensions.items():
+            if option in BATCH or len(values) < 2:
+                continue
+            (found,) = yield from self._measure(
+                stage, {**tried, option: values[1], **self._batch(self._micro)}
+            )
+            if found is None:
+                continue  # impossible beside the others
+            tried[option] = values[1]
+            if self._is_sound(found):
+                return self._stand_on(stage, why, tried, found)
+        text = f"stage {stage}: the baseline did not run ({why}), nor did any method alone or all together"
+        self._question.decide(stage, text)
+        return None
+
+    def _stand_on(self, stage: str, why: str, methods: Values, record: TrialRecord) -> TrialRecord:
+        changed = [f"{key}={value}" for key, value in methods.items() if value != self._baseline[key]]
+        self._methods = methods
+        self._added.append((" ".join(changed), record))
+        text = f"stage {stage}: the baseline did not run ({why}); {' '.join(changed)} takes its place"
+        self._question.decide(stage, text, trials=[record.number])
+        return record
+
+    def _merit(self, record: TrialRecord) -> float:
+        gain = self._question.objectives[0].of(record)
+        return float("-inf") if gain is None else gain
+
+    def _good(self, stage: str, base: TrialRecord, tested: Sequence[Tested]) -> list[Tested]:
         """The methods that help, best first; of the values of one option the best one."""
-        best: dict[str, tuple[str, str, TrialRecord]] = {}
+        best: dict[str, Tested] = {}
         for key, value, record in tested:
             why = self._against(base, record)
             helps = why.startswith("good")
             self._question.decide(
                 stage, f"stage {stage}: {key}={value} alone is {why}", trials=[record.number]
             )
-            if helps and (key not in best or _worth(base, record) > _worth(base, best[key][2])):
+            if helps and (key not in best or worth_of(base, record) > worth_of(base, best[key][2])):
                 best[key] = (key, value, record)
-        return sorted(best.values(), key=lambda item: -_worth(base, item[2]))
+        return sorted(best.values(), key=lambda item: -worth_of(base, item[2]))
 
     def _against(self, base: TrialRecord, record: TrialRecord) -> str:
         """What a method alone does to the baseline, and whether that is good."""
         if not self._is_sound(record):
             broken = violations(record, self._question.rule, base.metric("eval_loss"))
             return f"left out: {'; '.join(broken)}"
-        speed, memory = _speed(record) / _speed(base), _memory(record) / _memory(base)
+        speed, memory = speed_of(record) / speed_of(base), memory_of(record) / memory_of(base)
         loss, allowed = record.metric("eval_loss"), self._question.rule.eval_loss_within
         reference = base.metric("eval_loss")
         figures = f"{speed:.2f}x speed, {memory:.2f}x memory"
@@ -187,11 +244,16 @@ class Procedure:
             figures += f", evaluation loss {loss:.4f} against {reference:.4f}"
             if allowed is not None and loss > reference * (1 + allowed):
                 return f"left out: {figures}"
-        return f"good: {figures}" if speed > 1 + TIE or memory < 1 - TIE else f"left out: {figures}"
+        return f"good: {figures}" if self._is_good(speed, memory) else f"left out: {figures}"
 
-    def _combine(
-        self, stage: str, base: TrialRecord, good: Sequence[tuple[str, str, TrialRecord]]
-    ) -> Plan[None]:
+    def _is_good(self, speed: float, memory: float) -> bool:
+        """Whether a state of so many times the speed and memory of another is the better one."""
+        saves = memory < 1 - TIE
+        if "memory" in self._question.objectives[0].metric:
+            return saves
+        return speed > 1 + TIE or (saves and speed >= 1 - TIE)
+
+    def _combine(self, stage: str, base: TrialRecord, good: Sequence[Tested]) -> Plan[None]:
         """Add one good method after the other; keep each that still helps beside the others."""
         reached = base
         for key, value, alone in good:
@@ -214,18 +276,17 @@ class Procedure:
                 self._added.append((f"{key}={value}", record))
 
     def _loses_loss(self, base: TrialRecord, record: TrialRecord) -> bool:
-        allowed, loss, reference = (
-            self._question.rule.eval_loss_within,
-            record.metric("eval_loss"),
-            base.metric("eval_loss"),
-        )
+        allowed = self._question.rule.eval_loss_within
+        loss, reference = record.metric("eval_loss"), base.metric("eval_loss")
         if allowed is None or loss is None or reference is None:
             return False
         return loss > reference * (1 + allowed)
 
     def baselines(self) -> Plan[None]:
         """The plain cells that the effects are told against: fp32, and the first 16-bit precision."""
-        for precision in ("fp32", *[p for p in self._dimensions.get("precision", []) if p != "fp32"][:1]):
+        swept = self._dimensions.get("precision") or [self._question.config.precision]
+        half = [name for name in SIXTEEN_BIT if name in swept]
+        for precision in [name for name in ("fp32", *half[:1]) if name in swept]:
             yield from self._measure("baselines", self.plain(precision))
 
     def plain(self, precision: str) -> Values:
@@ -236,7 +297,7 @@ class Procedure:
     def _plain_batch(self) -> Values:
         """The batch at which the methods were compared: that of the first row."""
         first = self._added[0][1].spec.overrides if self._added else self._batch(self._micro)
-        return {key: first[key] for key in (MICRO, EFFECTIVE) if key in first}
+        return {key: first[key] for key in (MICRO, EFFECTIVE, STEPS) if key in first}
 
     def summarise(self) -> None:
         """Note the cumulative effect: a row per added method."""
@@ -246,58 +307,23 @@ class Procedure:
         last = rows[-1]
         self._question.decide(
             "summary",
-            f"all together: {_times(last, 'fp32')} against fp32, {_times(last, '16bit')} against 16 bit",
+            f"all together: {times_against(last, 'fp32')} against fp32, "
+            f"{times_against(last, '16bit')} against 16 bit",
             effects=rows,
         )
 
-    def _batch(self, micro: int) -> Values:
-        return {MICRO: str(micro), EFFECTIVE: str(self._effective)}
+    def _batch(self, micro: int, effective: int | None = None) -> Values:
+        """A batch at which as many sequences are trained on as at any other."""
+        effective = effective or self._effective
+        return {MICRO: str(micro), EFFECTIVE: str(effective), **self._equal_tokens(effective)}
 
     def _measure(self, stage: str, *asked: Mapping[str, str]) -> Plan[list[TrialRecord | None]]:
         """Measure these; None for one that is impossible."""
         cells = [self._question.space.cell(values) for values in asked]
-        possible = [Proposal(cell, stage) for cell in cells if cell is not None]
+        possible = [Proposal(cell, stage, prunable=False) for cell in cells if cell is not None]
         records = iter((yield from measured(possible)))
         return [None if cell is None else next(records) for cell in cells]
 
     def _is_sound(self, record: TrialRecord) -> bool:
         """It ran, and keeps the constraints on memory and speed."""
-        return _outcome(record) is Outcome.COMPLETED and not violations(record, self._question.rule, None)
-
-
-def _outcome(record: TrialRecord) -> Outcome | None:
-    return record.result.outcome if record.result else None
-
-
-def _speed(record: TrialRecord) -> float:
-    return record.metric("tokens_per_s") or 0.0
-
-
-def _memory(record: TrialRecord) -> float:
-    return record.metric("peak_memory_bytes") or float("inf")
-
-
-def _worth(base: TrialRecord, record: TrialRecord) -> float:
-    """Speed gained times memory saved."""
-    return _speed(record) / max(_speed(base), 1e-9) * _memory(base) / _memory(record)
-
-
-def _times(row: Mapping[str, Any], baseline: str) -> str:
-    less, faster = row[f"memory_vs_{baseline}"], row[f"speed_vs_{baseline}"]
-    return (
-        "not measured" if less is None or faster is None else f"{less:.2f}x less memory, {faster:.2f}x speed"
-    )
-
-
-def _micro(record: TrialRecord) -> int:
-    return int(record.spec.config["batch"]["micro"])
-
-
-def _figures(record: TrialRecord) -> str:
-    return f"{_speed(record):,.0f} tokens/s in {_memory(record) / 2**20:,.0f} MiB"
-
-
-def _tried(record: TrialRecord) -> str:
-    outcome = _outcome(record)
-    how = f"{_speed(record):,.0f} tokens/s" if outcome is Outcome.COMPLETED else str(outcome)
-    return f"{_micro(record)}: {how}"
+        return outcome_of(record) is Outcome.COMPLETED and not violations(record, self._question.rule, None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from sweeper.dimensions import terms
+from sweeper.pareto import pareto_front
 from sweeper.strategies.base import Plan, Proposal, Question, measured
 from sweeper.strategies.fidelity import probe_and_train
 from sweeper.strategies.finalists import finalists
@@ -29,6 +30,22 @@ def plan(question: Question) -> Plan[None]:
         strategy = probe_and_train(question, strategy)
     yield from strategy
     yield from finalists(question)
+    _front(question)
+
+
+def _front(question: Question) -> None:
+    """With several objectives there is no best cell but a front of them."""
+    if len(question.objectives) < 2:
+        return
+    eligible = [trial.record for trial in question.ranking().trials if trial.rank is not None]
+    front = pareto_front(eligible, question.objectives)
+    names = " and ".join(item.metric for item in question.objectives)
+    cells = ", ".join(f"trial {record.number} ({record.label})" for record in front)
+    question.decide(
+        "front",
+        f"no other eligible cell beats these in {names}: {cells or 'none'}",
+        trials=[record.number for record in front],
+    )
 
 
 def _baseline(question: Question) -> Plan[None]:
@@ -38,4 +55,4 @@ def _baseline(question: Question) -> Plan[None]:
         values = {key: next(iter(value)) for key, value in terms(named).items()}
         cell = question.space.cell(values)
         if cell is not None:
-            yield from measured([Proposal(cell, "baseline")])
+            yield from measured([Proposal(cell, "baseline", prunable=False)])
