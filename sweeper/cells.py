@@ -15,6 +15,7 @@ from statistics import mean
 from typing import Any
 
 from sweeper.contract import Measurements, Outcome
+from sweeper.masking import mask_all
 from sweeper.provenance import ABOUT_THE_STUDY
 from sweeper.records import StudyRecord, TrialRecord
 
@@ -67,22 +68,37 @@ def asked_again(study: StudyRecord, records: Iterable[TrialRecord]) -> list[Tria
     data …) were others: their losses cannot be compared.
     """
     swept = set(study.swept)
+    said = {item.partition("=")[0].lstrip("+") for item in study.overrides}
     fixed = {key: value for key, value in leaves(study.config) if value is not None}
     return [
         record
         for record in records
-        if record.spec.generation == study.generation and _is_comparable(record, fixed, swept)
+        if record.spec.generation == study.generation and _is_comparable(record, fixed, swept, said)
     ]
 
 
-def _is_comparable(record: TrialRecord, fixed: Mapping[str, Any], swept: set[str]) -> bool:
-    varied = tuple(key.lstrip("+") for key in swept | set(record.spec.overrides))
+def _is_comparable(record: TrialRecord, fixed: Mapping[str, Any], swept: set[str], said: set[str]) -> bool:
+    varied = {key.lstrip("+") for key in swept | set(record.spec.overrides)}
+    varied |= {key for key, value in fixed.items() if value == "auto" and key == "batch.micro"}
+    varied |= _derived(varied, said) - said
     own = dict(leaves(record.spec.config))
     return all(
-        own.get(key, value) == value
+        own.get(key, value) == value or mask_all(own[key]) == value  # the study's record holds no password
         for key, value in fixed.items()
         if not any(key == name or key.startswith(f"{name}.") for name in varied)
     )
+
+
+def _derived(varied: set[str], said: set[str]) -> set[str]:
+    """Options that `config.resolved` fills in from others that vary: they differ unasked."""
+    found = set()
+    if any(key.startswith("batch") for key in varied):
+        found.add("batch.accumulation")
+        if "batch.accumulation" in varied | said:
+            found.add("batch.effective")
+    if "train.token_budget" in varied:
+        found.add("train.steps")
+    return found
 
 
 def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

@@ -25,9 +25,11 @@ from sweeper.effects import (
     references,
 )
 from sweeper.intervals import Interval, interval
-from sweeper.ranking import RankedTrial, Ranking, Rule, rank
+from sweeper.ranking import RankedTrial, Ranking, Rule
+from sweeper.ranking import to_json as ranking_json
 from sweeper.records import StudyRecord, TrialRecord
 from sweeper.relaxation import Relaxation, relaxations
+from sweeper.ties import in_noise, rank_cells
 from sweeper.units import difference, percent, phrase
 
 MOST_EFFECTS_TOGETHER = 12
@@ -45,7 +47,7 @@ class Rival:
     deltas: dict[str, Delta]
     """Metric -> its change from the best to the rival."""
     in_noise: bool
-    """Whether its interval of the objective overlaps that of the best."""
+    """Whether it cannot be told apart from the best by the objective."""
 
 
 @dataclass(frozen=True)
@@ -79,11 +81,31 @@ class Choice:
         return {trial.number: cell for cell in self.cells for trial in cell.trials}
 
 
+@dataclass(frozen=True)
+class Judged:
+    """The cells of a study in their order: the part of a choice that is quick for ten thousand of them."""
+
+    cells: tuple[MeasuredCell, ...]
+    ranking: Ranking
+
+    def to_json(self) -> dict[str, Any]:
+        """`ranking.json`: one row per cell, with the numbers of its trials."""
+        trials = {cell.record.number: [trial.number for trial in cell.trials] for cell in self.cells}
+        plain = ranking_json(self.ranking)
+        return plain | {"trials": [row | {"trials": trials[row["number"]]} for row in plain["trials"]]}
+
+
+def judge(study: StudyRecord, records: Sequence[TrialRecord], rule: Rule) -> Judged:
+    """Rank the trials that answer what the study asks, repeats of a cell as one."""
+    measured = tuple(cells(asked_again(study, records)))
+    return Judged(measured, rank_cells(measured, rule))
+
+
 def choose(study: StudyRecord, records: Sequence[TrialRecord], rule: Rule) -> Choice:
-    """Judge the trials that answer what the study asks."""
-    measured = cells(asked_again(study, records))
+    """Judge the trials that answer what the study asks, and find the reasons."""
+    judged = judge(study, records, rule)
+    measured, ranking = judged.cells, judged.ranking
     by_number = {cell.record.number: cell for cell in measured}
-    ranking = rank([cell.record for cell in measured], rule)
     best = by_number[ranking.best.number] if ranking.best else None
     eligible = [by_number[trial.record.number] for trial in ranking.trials if trial.rank is not None]
     starts = references(study, measured)
@@ -91,14 +113,19 @@ def choose(study: StudyRecord, records: Sequence[TrialRecord], rule: Rule) -> Ch
     few = dict(list(starts.items())[:MOST_EFFECTS_TOGETHER])
     return Choice(
         study=study,
-        cells=tuple(measured),
+        cells=measured,
         ranking=ranking,
         best=best,
         interval=interval(best, rule.metric) if best else None,
         next_best=_next_best(eligible, rule, metrics),
         neighbour=_neighbour(eligible, rule, metrics),
         better_but_out=_better_but_out(ranking),
-        relaxations=tuple(relaxations(ranking)),
+        relaxations=tuple(
+            relaxations(
+                ranking,
+                lambda some, other: rank_cells([by_number[record.number] for record in some], other),
+            )
+        ),
         references=starts,
         effects=tuple(main_effects(measured, starts, metrics)),
         interactions=tuple(interactions(measured, few, metrics)),
@@ -125,8 +152,7 @@ def _rival(
     best, cell = eligible[0], eligible[position]
     pair = [(best.record, cell.record)]
     deltas = {metric: delta for metric in metrics if (delta := change(pair, metric))}
-    of_best, own = interval(best, rule.metric), interval(cell, rule.metric)
-    return Rival(cell, position + 1, switch, deltas, bool(of_best and own and of_best.overlaps(own)))
+    return Rival(cell, position + 1, switch, deltas, in_noise(best, cell, rule.metric))
 
 
 def _better_but_out(ranking: Ranking) -> tuple[RankedTrial, ...]:
@@ -151,26 +177,38 @@ def reasons(choice: Choice) -> list[str]:
     if choice.best is None:
         return _why_none(choice)
     rule, record = choice.ranking.rule, choice.best.record
-    eligible = sum(trial.rank is not None for trial in choice.ranking.trials)
-    way = "highest" if rule.maximize else "lowest"
-    field = f"{eligible} eligible cells" if eligible > 1 else "the only eligible cell"
     value = phrase(rule.metric, record.metric(rule.metric))
-    found = [f"{value}, the {way} {rule.metric} of {field}." if eligible > 1 else f"{value}; {field}."]
+    found = [f"{value}{_place(choice)}."]
     if choice.interval:
         low, high = (phrase(rule.metric, bound) for bound in (choice.interval.low, choice.interval.high))
         found.append(f"Its interval is {low} to {high} ({choice.interval.meaning()}).")
     return found + _about_rivals(choice)
 
 
+def _place(choice: Choice) -> str:
+    """What the best cell's value is among the eligible ones."""
+    rule = choice.ranking.rule
+    eligible = [trial.record for trial in choice.ranking.trials if trial.rank is not None]
+    if len(eligible) == 1:
+        return "; the only eligible cell"
+    way = "highest" if rule.maximize else "lowest"
+    values = {record.number: record.metric(rule.metric) or 0 for record in eligible}
+    leader = max(values, key=lambda number: values[number] * (1 if rule.maximize else -1))
+    if values[leader] == values[eligible[0].number]:
+        return f", the {way} {rule.metric} of {len(eligible)} eligible cells"
+    return (
+        f", within the noise of trial {leader} with {phrase(rule.metric, values[leader])}, the {way} "
+        f"{rule.metric} of {len(eligible)} eligible cells"
+    )
+
+
 def _about_rivals(choice: Choice) -> list[str]:
     rule, found = choice.ranking.rule, []
-    if (following := choice.next_best) and following.in_noise:
-        memory = following.deltas.get("peak_memory_bytes")
-        less = memory and memory.mean < 0
-        with_less = f" and needs {phrase('peak_memory_bytes', -memory.mean)} less" if memory and less else ""
+    if remark := next((trial.remark for trial in choice.ranking.trials if trial.rank == 1), ""):
+        assert choice.best is not None
+        second = phrase(rule.second, choice.best.record.metric(rule.second))
         found.append(
-            f"Trial {following.cell.record.number} is inside its noise{with_less}: "
-            "take the two as equally good, or measure them again."
+            f"{remark[0].upper()}{remark[1:]} ({second}). Take them as equally good, or measure them again."
         )
     if out := choice.better_but_out:
         better = "more" if rule.maximize else "less"
@@ -240,7 +278,8 @@ def to_json(choice: Choice) -> dict[str, Any]:
         "effects": [dataclasses.asdict(effect) for effect in choice.effects],
         "interactions": [dataclasses.asdict(item) for item in choice.interactions],
         "ranking": [
-            {"rank": trial.rank, "trial": trial.record.number, "violations": list(trial.violations)}
+            {"rank": trial.rank, "trial": trial.record.number, "violations": list(trial.violations),
+             "remark": trial.remark or None}
             for trial in choice.ranking.trials
         ],
     }  # fmt: skip

@@ -124,6 +124,7 @@ def run_study(arguments: Sequence[str], config_name: str) -> None:
 
 def _run_study(arguments: Sequence[str], config_name: str) -> int:
     from sweeper import display
+    from sweeper.contract import UnreadableFileError
     from sweeper.records import StudyIsBusyError
     from sweeper.space import ConfigurationError
     from sweeper.sweep import BusyDeviceError, StorageError, sweep
@@ -140,7 +141,7 @@ def _run_study(arguments: Sequence[str], config_name: str) -> int:
         count = f"{len(lines)} mistake{'s' if len(lines) > 1 else ''}"
         print(f"{count} in the configuration; nothing was run:", *lines, sep="\n", file=sys.stderr)
         return 2
-    except (StudyIsBusyError, StorageError, BusyDeviceError) as error:
+    except (StudyIsBusyError, StorageError, BusyDeviceError, UnreadableFileError) as error:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:

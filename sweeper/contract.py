@@ -20,11 +20,14 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from sweeper.json_files import UnreadableFileError as UnreadableFileError
 from sweeper.json_files import read_json as read_json
 from sweeper.json_files import write_json as write_json
 from sweeper.measurements import Measurements as Measurements  # part of the contract
 
 GIB = 2**30
+_MISSHAPEN = (ValueError, TypeError, KeyError, AttributeError)
+"""What reading a file raises that holds no JSON, or JSON of another shape."""
 
 
 class Outcome(StrEnum):
@@ -217,17 +220,25 @@ class TrialFolder:
         write_json(self.spec, dataclasses.asdict(spec))
 
     def read_spec(self) -> TrialSpec:
-        """Raises FileNotFoundError when the trial was never specified."""
-        return TrialSpec(**_known(TrialSpec, read_json(self.spec)))
+        """Raises FileNotFoundError when the trial was never specified, else as `read_json`."""
+        record = read_json(self.spec)
+        try:
+            return TrialSpec(**_known(TrialSpec, record))
+        except _MISSHAPEN as error:
+            raise UnreadableFileError(self.spec, error) from error
 
     def write_result(self, result: TrialResult) -> None:
         write_json(self.result, result.to_json())
 
     def read_result(self) -> TrialResult | None:
-        """The result, or None while there is none."""
+        """The result, or None while there is none. A broken file is a crash that names it."""
         if not self.result.exists():
             return None
-        return TrialResult.from_json(read_json(self.result))
+        try:
+            return TrialResult.from_json(read_json(self.result))
+        except _MISSHAPEN as error:
+            why = error if isinstance(error, UnreadableFileError) else UnreadableFileError(self.result, error)
+            return TrialResult(Outcome.CRASHED, f"{why}, or measure it again with study.retry=[crashed]")
 
     def read_progress(self) -> list[TrialProgress]:
         """All whole lines so far; a line cut off by a kill is left out."""
@@ -286,11 +297,11 @@ class ProductionFolder(TrialFolder):
 def _progress_lines(path: Path) -> Iterator[TrialProgress]:
     if not path.exists():
         return
-    with path.open(encoding="utf-8") as lines:
+    with path.open(encoding="utf-8", errors="replace") as lines:
         for line in lines:
             try:
                 yield TrialProgress.from_json(json.loads(line))
-            except (json.JSONDecodeError, TypeError):
+            except _MISSHAPEN:
                 continue  # the process was killed in the middle of this line
 
 

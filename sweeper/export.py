@@ -46,6 +46,7 @@ def _row(
     yield "rank", rank
     yield "violations", violations
     yield from result.get("measurements", {}).items()
+    yield from record.derived().items()
     yield "started_at", result.get("started_at")
     yield "ended_at", result.get("ended_at")
     yield "key", record.spec.key

@@ -43,9 +43,6 @@ class Interval:
             "what differs between runs is not in it"
         )
 
-    def overlaps(self, other: Interval) -> bool:
-        return self.low <= other.high and other.low <= self.high
-
 
 def interval(cell: MeasuredCell, metric: str) -> Interval | None:
     """The interval of a cell's metric; None where nothing tells how sure it is."""

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sweeper.contract import Measurements, Problem
-from sweeper.records import TrialRecord
+from sweeper.contract import Problem
+from sweeper.records import METRICS, TrialRecord
 from sweeper.schema import ConstraintConfig
-
-METRICS = tuple(item.name for item in dataclasses.fields(Measurements))
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,12 @@ def mask(text: str) -> str:
     return _SECRET_IN_QUERY.sub(rf"\1{MASK}", _PASSWORD_IN_URL.sub(rf"\1:{MASK}@", text))
 
 
+def without_passwords(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration for a trial's record: its process needs neither the tracking nor the study's store."""
+    stores = ("tracking", "study")
+    return {name: mask_all(section) if name in stores else section for name, section in config.items()}
+
+
 def mask_all(value: Any) -> Any:
     """A nested structure of dictionaries, lists and tuples with every string in it masked."""
     if isinstance(value, str):

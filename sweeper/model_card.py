@@ -5,8 +5,10 @@ In the form of Hugging Face model cards (https://huggingface.co/docs/hub/model-c
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -27,6 +29,9 @@ SETTINGS = (
     "train.weight_decay batch.micro batch.effective data.max_length data.packing train.seed"
 ).split()
 
+_TRANSFORMERS = ("transformers", "AutoModelForCausalLM")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -40,6 +45,11 @@ class Origin:
     licence: str | None
 
 
+def is_hub_id(path: str) -> bool:
+    """Whether a path names something on the hub: no folder, no file, nothing that comes with sweeper."""
+    return _HUB_ID.fullmatch(path) is not None and not Path(path).exists()
+
+
 def card(record: TrialRecord, kept: Sequence[Kept], origin: Origin) -> str:
     """The card as Markdown with its metadata in front."""
     head = yaml.safe_dump(_metadata(record, origin.licence), sort_keys=False, allow_unicode=True)
@@ -49,11 +59,12 @@ def card(record: TrialRecord, kept: Sequence[Kept], origin: Origin) -> str:
 def _metadata(record: TrialRecord, licence: str | None) -> dict[str, Any]:
     config = record.spec.config
     is_adapter = config["adapter"] == "lora"
+    base, data = config["model"]["path"], config["data"]
     return {
-        "base_model": config["model"]["path"],
+        **({"base_model": base} if is_hub_id(base) else {}),
         "library_name": "peft" if is_adapter else "transformers",
         "pipeline_tag": "text-generation",
-        "datasets": [config["data"]["path"]],
+        **({"datasets": [data["path"]]} if data["source"] == "hub" and is_hub_id(data["path"]) else {}),
         # `other` with a name is how the hub wants a licence that it has no key for
         **({"license": licence} if licence else {"license": "other", "license_name": "see-licence-section"}),
         "tags": ["sweeper", config["adapter"], *(["qlora"] if config["quantization"] != "none" else [])],
@@ -81,18 +92,20 @@ def _section(title: str, lines: Sequence[str]) -> list[str]:
 
 
 def _use(config: Mapping[str, Any]) -> list[str]:
-    base = f'AutoModelForCausalLM.from_pretrained("{config["model"]["path"]}")'
-    load = f'PeftModel.from_pretrained({base}, "FOLDER")'
-    if config["adapter"] != "lora":
-        load = 'AutoModelForCausalLM.from_pretrained("FOLDER")'
+    """Code that runs as it stands in the model's folder; an adapter's own file says where its base is."""
+    package, loader = ("peft", "AutoPeftModelForCausalLM") if config["adapter"] == "lora" else _TRANSFORMERS
+    trusted = ", trust_remote_code=True" if config["model"]["trust_remote_code"] else ""
     return [
-        "```python",
-        *(["from peft import PeftModel"] if config["adapter"] == "lora" else []),
-        "from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline",
+        "In this folder:",
         "",
-        f"model = {load}",
-        'tokenizer = AutoTokenizer.from_pretrained("FOLDER")',
-        'print(pipeline("text-generation", model=model, tokenizer=tokenizer)("…"))',
+        "```python",
+        *([f"from {package} import {loader}"] if package == "peft" else []),
+        f"from transformers import {'' if package == 'peft' else f'{loader}, '}AutoTokenizer",
+        "",
+        f'model = {loader}.from_pretrained("."{trusted})',
+        f'tokenizer = AutoTokenizer.from_pretrained("."{trusted})',
+        'prompt = tokenizer("Question:", return_tensors="pt")',
+        "print(tokenizer.decode(model.generate(**prompt, max_new_tokens=20)[0], skip_special_tokens=True))",
         "```",
     ]
 

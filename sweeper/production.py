@@ -16,9 +16,11 @@ from sweeper.cells import MeasuredCell
 from sweeper.contract import Outcome, Problem, ProductionFolder, TrialProgress, TrialSpec
 from sweeper.identity import Identities
 from sweeper.launchers.local import LocalLauncher
+from sweeper.masking import mask, without_passwords
 from sweeper.model_card import Origin
 from sweeper.production_config import production_config
 from sweeper.production_model import POLL_S, Published, publish, use_store, write_papers
+from sweeper.production_run import end_run, show_run
 from sweeper.promise import Kept, compare
 from sweeper.provenance import digest, machine
 from sweeper.reading import TAKEN, OpenStudy, open_study
@@ -34,6 +36,8 @@ TAIL_BYTES = 8192
 
 Watch = Callable[[Sequence[TrialProgress]], None]
 """Is shown the last lines of the run's progress, again and again."""
+Say = Callable[[str], None]
+"""Is told what a person should know."""
 
 
 @dataclass(frozen=True)
@@ -76,9 +80,11 @@ class NothingToProduceError(Exception):
 def take_order(arguments: Sequence[str]) -> Order:
     """Choose the trial and configure its production run.
 
-    Raises ConfigurationError, NoStudyError or NothingToProduceError.
+    Raises ConfigurationError, NoStudyError, UnreadableFileError or NothingToProduceError.
     """
     study = open_study([item for item in arguments if item.startswith(TAKEN)])
+    if refusal := study.without_password():
+        raise NothingToProduceError(refusal)
     wanted = _wanted_trial(arguments)
     cell = _cell(study, wanted)
     config = production_config(cell.completed[0].spec.config, arguments)
@@ -88,7 +94,7 @@ def take_order(arguments: Sequence[str]) -> Order:
         if not item.startswith(("study.name=", "production.trial=", "production.fresh="))
     ]
     parts = [f"study.name={study.record.name}", f"production.trial={cell.completed[0].number}", *said]
-    command = shlex.join(["python", "-m", "sweeper", "production", *parts, "production.fresh=true"])
+    command = mask(shlex.join(["python", "-m", "sweeper", "production", *parts, "production.fresh=true"]))
     return Order(study, cell, config, command)
 
 
@@ -114,7 +120,7 @@ def _cell(study: OpenStudy, wanted: int | None) -> MeasuredCell:
     return study.choice.best
 
 
-def produce(order: Order, watch: Watch) -> Produced:
+def produce(order: Order, watch: Watch, say: Say = lambda line: None) -> Produced:
     """Do whatever is missing of the order. Raises StudyIsBusyError, ConfigurationError when model or data
     cannot be had, and KeyboardInterrupt after ending the training."""
     study = order.study
@@ -127,10 +133,19 @@ def produce(order: Order, watch: Watch) -> Produced:
         was_finished = _is_finished(folder)
         if not was_finished:
             _begin(folder, spec)
-            _train(folder, launcher, watch)
+            _tell(say, show_run(study, folder, spec))  # now: the store's first use would slow training down
+            try:
+                _train(folder, launcher, watch)
+            finally:
+                _tell(say, end_run(study, folder))
         record = TrialRecord(folder.read_spec(), folder.read_result(), folder, folder.read_progress())
         produced = Produced(order, folder, record, was_finished)
         return _finish(produced, launcher) if produced.is_complete else produced
+
+
+def _tell(say: Say, line: str | None) -> None:
+    if line is not None:
+        say(line)
 
 
 def _spec(order: Order, launcher: LocalLauncher) -> TrialSpec:
@@ -142,7 +157,7 @@ def _spec(order: Order, launcher: LocalLauncher) -> TrialSpec:
         study=order.study.record.name,
         number=order.trial.number,
         key=digest([key, amount]),
-        config=order.config.to_dict(),
+        config=without_passwords(order.config.to_dict()),
         overrides=order.trial.spec.overrides,
         generation=order.trial.spec.generation,
         threads=order.config.trial.threads,

@@ -19,8 +19,8 @@ from sweeper.rules import check
 from sweeper.schema import BatchConfig, Config
 from sweeper.space import ConfigurationError
 
-ALL_DATA = {"data.max_train_examples": None, "data.max_eval_examples": None}
-"""What a study leaves out to be quick is used when it counts."""
+WHOLE = {"data.max_train_examples": None, "data.max_eval_examples": None, "trial.probe_steps": None}
+"""What a study leaves out to be quick is used when it counts: all data, and all steps after a probe's."""
 
 
 def production_config(trial: dict[str, Any], arguments: Sequence[str]) -> Config:
@@ -32,7 +32,7 @@ def production_config(trial: dict[str, Any], arguments: Sequence[str]) -> Config
     said = _parsed(arguments)
     touched = {name: value for name, value in _composed(arguments).items() if _is_touched(name, said)}
     values = OmegaConf.create(trial)
-    for name, value in {**ALL_DATA, **_derived_batch(touched), **touched}.items():
+    for name, value in {**WHOLE, **_derived_batch(touched), **touched}.items():
         OmegaConf.update(values, name, value, force_add=True)
     plain = OmegaConf.to_container(values, resolve=True)
     assert isinstance(plain, dict)

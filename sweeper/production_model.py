@@ -9,20 +9,21 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
 
-from sweeper import tracking_entries as entries
 from sweeper.contract import ProductionFolder, read_json, write_json
 from sweeper.launchers.local import LocalLauncher
 from sweeper.masking import mask, mask_all
 from sweeper.model_card import Origin, card
+from sweeper.production_run import done, is_logged, log_run, note
 from sweeper.promise import Kept
 from sweeper.reading import OpenStudy
 from sweeper.records import TrialRecord
 from sweeper.schema_production import ProductionConfig
-from sweeper.tracking_store import Store, StoreError, store_errors
+from sweeper.tracking_store import StoreError
 
 POLL_S = 0.2
 
@@ -44,6 +45,17 @@ def write_papers(folder: ProductionFolder, record: TrialRecord, kept: Sequence[K
     text = yaml.safe_dump(_plain(mask_all(record.spec.config)), sort_keys=False, allow_unicode=True)
     folder.config.write_text(text, encoding="utf-8")
     folder.card.write_text(card(record, kept, origin), encoding="utf-8")
+    _anchor_base(folder.model / "adapter_config.json")
+
+
+def _anchor_base(path: Path) -> None:
+    """Make an adapter's base that is a local folder known from wherever the adapter is loaded."""
+    if not path.exists():
+        return
+    settings = dict(read_json(path))
+    base = settings.get("base_model_name_or_path")
+    if base and Path(base).is_dir():
+        write_json(path, settings | {"base_model_name_or_path": str(Path(base).absolute())})
 
 
 def _plain(value: Any) -> Any:
@@ -60,57 +72,27 @@ def publish(
     launcher: LocalLauncher,
 ) -> Published:
     """Log the run, merge and register the model, as far as that is asked for and not done yet."""
-    done = _done(folder, study.tracking_uri)
-    run_id, problems = done.get("run_id"), []
-    wants_model = production.register and not done.get("model_uri")
+    known, problems = done(folder, study.tracking_uri), []
+    wants_model = production.register and not known.get("model_uri")
     wants_merge = production.merge and record.spec.config["adapter"] == "lora" and not folder.merged.exists()
-    if run_id and not wants_model and not wants_merge:
-        return Published(done.get("model_uri"))
+    if is_logged(known) and not wants_model and not wants_merge:
+        return Published(known.get("model_uri"))
+    run_id = None
     try:
-        with store_errors():
-            store = _store(study)
-            run_id = run_id or _log(store, study, record)
+        run_id = log_run(study, folder, record)
     except StoreError as error:
         problems.append(
             f"MLflow at {mask(study.tracking_uri)} failed ({error}): the same command logs the run"
         )
         wants_model = False
-    done = {**done, "uri": mask(study.tracking_uri), "run_id": run_id}
+    model_uri = known.get("model_uri")
     if wants_model or wants_merge:
         register = _registration(study, record, production, run_id) if wants_model else None
         answer, problem = _ask(folder, {"merge": production.merge, "register": register}, launcher)
-        done["model_uri"] = answer.get("model_uri") or done.get("model_uri")
+        model_uri = answer.get("model_uri") or model_uri
         problems += [problem] if problem else []
-    write_json(folder.tracking, done)
-    return Published(done.get("model_uri"), tuple(problems))
-
-
-def _done(folder: ProductionFolder, uri: str) -> dict[str, Any]:
-    """What was done in this store before."""
-    known = dict(read_json(folder.tracking)) if folder.tracking.exists() else {}
-    return known if known.get("uri") == mask(uri) else {}
-
-
-def _store(study: OpenStudy) -> Store:
-    experiment = study.config.tracking.experiment or study.record.name
-    new_database = study.folder.path / ".mlflow.db.new"
-    return Store(study.tracking_uri, experiment, study.folder.mlflow_artifacts, new_database)
-
-
-def _log(store: Store, study: OpenStudy, record: TrialRecord) -> str:
-    """Log the run as trials are logged, below the study's own run; its id."""
-    assert record.result is not None
-    known = read_json(study.folder.tracking) if study.folder.tracking.exists() else {}
-    parent_id = known.get("parents", {}).get(str(study.record.generation))
-    run_id = store.create_production(f"production: {record.label}", record.spec, parent_id)
-    store.write(
-        run_id, entries.trial_params(record), entries.trial_points(record), entries.trial_tags(record)
-    )
-    store.upload(run_id, entries.trial_artifacts(record))
-    store.set_status(
-        run_id, entries.RUN_STATUS[record.result.outcome], entries.milliseconds(record.result.ended_at)
-    )
-    return run_id
+    note(study, folder, model_uri=model_uri)
+    return Published(model_uri, tuple(problems))
 
 
 def _registration(

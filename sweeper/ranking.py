@@ -8,9 +8,12 @@ from typing import Any
 
 from sweeper.contract import GIB, Outcome
 from sweeper.limits import Limit, limits
-from sweeper.objectives import objectives
+from sweeper.objectives import Objective, objectives
 from sweeper.records import TrialRecord
 from sweeper.schema import ConstraintConfig, ObjectiveConfig
+
+MOST_UTILIZATION = 0.75
+"""Share of a device's peak that no fine-tune reaches: the best published single-GPU runs reach 0.4 to 0.6."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +29,19 @@ class Rule:
     """The cell whose evaluation loss counts instead of the lowest."""
     tokens_per_s: float | None = None
     """Lowest allowed throughput."""
+    second: str = "peak_memory_bytes"
+    """The metric that decides between cells within each other's noise: the second objective, else peak
+    memory (throughput, where memory is the objective)."""
+    second_maximize: bool = False
 
     @classmethod
     def of(cls, objective: ObjectiveConfig, constraint: ConstraintConfig) -> Rule:
-        first = objectives(objective)[0]
+        first, *others = objectives(objective)
+        memory, speed = (
+            Objective("peak_memory_bytes", maximize=False),
+            Objective("tokens_per_s", maximize=True),
+        )
+        second = others[0] if others else speed if "memory" in first.metric else memory
         return cls(
             first.metric,
             first.maximize,
@@ -38,6 +50,8 @@ class Rule:
             limits(constraint),
             constraint.baseline,
             constraint.tokens_per_s,
+            second.metric,
+            second.maximize,
         )
 
     def sentence(self) -> str:
@@ -66,6 +80,8 @@ class RankedTrial:
     """1 is best; None for a trial that is not eligible."""
     violations: tuple[str, ...]
     """Why it is not eligible."""
+    remark: str = ""
+    """What a reader of its place must know: that others are within its noise."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +102,8 @@ def rank(records: Sequence[TrialRecord], rule: Rule) -> Ranking:
     Cancelled trials are left out: their cells have been or will be run again.
     """
     settled = [record for record in records if record.result is not None and record.result.outcome.is_final]
-    lowest = reference_loss(settled, rule)
-    judged = [(record, violations(record, rule, lowest)) for record in settled]
+    lowest, missing = reference_loss(settled, rule), _missing_reference(settled, rule)
+    judged = [(record, violations(record, rule, lowest) or missing) for record in settled]
     eligible = [record for record, found in judged if not found]
     eligible.sort(key=lambda record: (_value(record, rule), -record.number), reverse=rule.maximize)
     if not rule.maximize:
@@ -104,8 +120,25 @@ def _value(record: TrialRecord, rule: Rule) -> float:
 
 
 def reference_loss(records: Sequence[TrialRecord], rule: Rule) -> float | None:
-    """The evaluation loss that `eval_loss_within` refers to; the lowest while there is no baseline."""
-    return lowest_loss([record for record in records if is_baseline(record, rule)] or records)
+    """The evaluation loss that `eval_loss_within` refers to: the baseline's where one is named (None while
+    it has none), else the lowest."""
+    if rule.baseline is None:
+        return lowest_loss(records)
+    return lowest_loss([record for record in records if is_baseline(record, rule)])
+
+
+def _missing_reference(records: Sequence[TrialRecord], rule: Rule) -> list[str]:
+    """Why no trial can be held against the loss that the rule refers to; empty when each can.
+
+    Another loss in its place would be another rule than the one that was asked for.
+    """
+    if rule.eval_loss_within is None or reference_loss(records, rule) is not None:
+        return []
+    if rule.baseline is None:
+        return ["eval_loss was not measured"]
+    ended = [record.result.outcome.value for record in records if is_baseline(record, rule) and record.result]
+    how = ended[-1].replace("_", " ") if ended else "not measured yet"
+    return [f"the baseline {rule.baseline} has no evaluation loss to compare with ({how})"]
 
 
 def is_baseline(record: TrialRecord, rule: Rule) -> bool:
@@ -135,7 +168,7 @@ def violations(record: TrialRecord, rule: Rule, lowest: float | None) -> list[st
         return ["a probe, not trained in full"]
     found = [] if record.metric(rule.metric) is not None else [f"{rule.metric} was not measured"]
     found += [said for limit in rule.limits if (said := limit.violation(record)) is not None]
-    found += _speed_violation(record, rule)
+    found += _speed_violation(record, rule) + _impossible_speed(record)
     return found + _loss_violation(record, rule, lowest) + _memory_violation(record, rule)
 
 
@@ -146,6 +179,14 @@ def _speed_violation(record: TrialRecord, rule: Rule) -> list[str]:
     return [
         "throughput was not measured" if speed is None else f"{speed:,.0f} < {rule.tokens_per_s:g} tokens/s"
     ]
+
+
+def _impossible_speed(record: TrialRecord) -> list[str]:
+    """A device that did more than it can was not measured."""
+    hfu = record.metric("hfu")
+    if hfu is None or hfu <= MOST_UTILIZATION:
+        return []
+    return [f"hfu {hfu:.2f} > {MOST_UTILIZATION:g}: the speed cannot have been measured right"]
 
 
 def _loss_violation(record: TrialRecord, rule: Rule, lowest: float | None) -> list[str]:
@@ -186,6 +227,7 @@ def _row(trial: RankedTrial) -> dict[str, Any]:
         "outcome": result.outcome.value,
         "reason": result.reason,
         "violations": list(trial.violations),
+        "remark": trial.remark or None,
         "measurements": result.to_json()["measurements"],
     }
 
@@ -210,7 +252,7 @@ def _cells(trial: RankedTrial) -> tuple[str, ...]:
         number(record.metric("tokens_per_s"), "{:,.0f}"),
         number(record.metric("peak_memory_bytes"), "{:,.0f}", 2**20),
         number(record.metric("eval_loss"), "{:.4f}"),
-        "; ".join(trial.violations) if completed else record.result.reason or "",
+        trial.remark or "; ".join(trial.violations) if completed else record.result.reason or "",
     )
 
 

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sweeper.choice import Choice, choose
+from sweeper.choice import Choice, Judged, choose
 from sweeper.config import initialized_hydra, keys
-from sweeper.contract import Problem
+from sweeper.contract import Problem, UnreadableFileError
+from sweeper.masking import MASK
 from sweeper.provenance import machine
 from sweeper.ranking import Rule
 from sweeper.records import StudyFolder, StudyRecord, TrialRecord
@@ -54,6 +55,11 @@ class OpenStudy:
     def trials(self) -> list[TrialRecord]:
         return self.folder.read_trials(progress=True)
 
+    @property
+    def judged(self) -> Judged:
+        """The ranking alone, of the same choice."""
+        return Judged(self.choice.cells, self.choice.ranking)
+
     @cached_property
     def choice(self) -> Choice:
         return choose(self.record, self.trials, self.rule)
@@ -61,6 +67,13 @@ class OpenStudy:
     @property
     def tracking_uri(self) -> str:
         return self.config.tracking.uri or default_uri(self.folder.path.parent)
+
+    def without_password(self) -> str | None:
+        """What to say where the store's address holds a password that the record does not; else None."""
+        if MASK not in self.tracking_uri:
+            return None
+        name = self.record.name
+        return f"{name}: its store's password is not recorded; give tracking.uri=… with study.name={name}"
 
     def tracker(self) -> Tracker:
         """Speaks to the MLflow store of the study."""
@@ -92,17 +105,31 @@ def asked_root(arguments: Sequence[str]) -> Path:
     return Path(_config(arguments).study.root)
 
 
-def asked_studies(arguments: Sequence[str]) -> list[OpenStudy]:
-    """The study that the arguments name, or every study. Raises as `open_study`."""
+def asked_studies(
+    arguments: Sequence[str], unreadable: Callable[[str, UnreadableFileError], None]
+) -> list[OpenStudy]:
+    """The study that the arguments name, or every study. Raises as `open_study`, but when every study is
+    asked for, a broken one goes to `unreadable` by its name."""
     said = _config(arguments)
     if said.study.name:
         return [open_study(arguments)]
     names = [folder.path.name for folder in study_folders(Path(said.study.root))]
-    return [open_study([*arguments, f"study.name={json.dumps(name)}"]) for name in names]
+    return list(_each(arguments, names, unreadable))
+
+
+def _each(
+    arguments: Sequence[str], names: Sequence[str], unreadable: Callable[[str, UnreadableFileError], None]
+) -> Iterator[OpenStudy]:
+    for name in names:
+        try:
+            yield open_study([*arguments, f"study.name={json.dumps(name)}"])
+        except UnreadableFileError as error:
+            unreadable(name, error)
 
 
 def opened(folder: StudyFolder) -> OpenStudy:
-    """A study under its own rule. Raises ValueError, TypeError or KeyError when its record is broken."""
+    """A study under its own rule. Raises UnreadableFileError when its record is broken, and ValueError or
+    TypeError when it is of another version."""
     record = folder.read_study()
     assert record is not None
     own: dict[str, dict[str, Any]] = {section: {} for section in RECORDED}
@@ -142,7 +169,7 @@ def _config(arguments: Sequence[str], own: Sequence[str] = ()) -> Config:
         refused = [(_not_taken(item), "") for item in arguments if not _key(item).startswith(TAKEN)]
         try:
             taken = [item for item in arguments if _key(item).startswith(TAKEN)]
-            space = expand([*own, *taken], "config", machine())
+            space = expand([*own, *taken], "config", machine(), reads=True)
         except ConfigurationError as error:
             raise ConfigurationError([*refused, *error.problems]) from None
     if refused:

@@ -29,6 +29,7 @@ from sweeper.contract import (
     TrialProgress,
     TrialResult,
     TrialSpec,
+    UnreadableFileError,
     read_json,
     write_json,
 )
@@ -78,6 +79,10 @@ DERIVED: dict[str, Callable[[Measurements, Mapping[str, Any]], float | None]] = 
 """Figures made of measurements and the configuration: joules per non-padding token, and the price of a
 million of them at the median speed."""
 
+METRICS = (*(item.name for item in dataclasses.fields(Measurements)), *DERIVED)
+"""Every figure of a trial: what can be an objective, a constraint, exported and logged."""
+_KNOWN = frozenset(METRICS)
+
 
 @dataclass(frozen=True)
 class TrialRecord:
@@ -104,12 +109,19 @@ class TrialRecord:
         return self.spec.config.get("trial", {}).get("probe_steps") is not None
 
     def metric(self, name: str) -> float | None:
-        """A measurement or a figure derived from some, by its name; None when it was not measured."""
+        """A measurement or a figure derived from some, by its name in METRICS; None when not measured."""
+        if name not in _KNOWN:
+            raise ValueError(f"a metric must be one of METRICS, but got {name!r}")
         if self.result is None:
             return None
         if name in DERIVED:
             return DERIVED[name](self.result.measurements, self.spec.config)
-        return getattr(self.result.measurements, name, None)
+        value: float | None = getattr(self.result.measurements, name)
+        return value
+
+    def derived(self) -> dict[str, float | None]:
+        """Every figure of DERIVED."""
+        return {name: self.metric(name) for name in DERIVED}
 
 
 @dataclass(frozen=True)
@@ -170,12 +182,15 @@ class StudyFolder:
         return TrialFolder(self.trials / f"{number:04d}")
 
     def read_study(self) -> StudyRecord | None:
-        """The record, or None for a study that has not begun."""
+        """The record, or None for a study that has not begun. Raises UnreadableFileError."""
         if not self.study.exists():
             return None
-        record = dict(read_json(self.study))
-        record["overrides"] = tuple(record["overrides"])
-        return StudyRecord(**record)
+        found = read_json(self.study)
+        try:
+            record = dict(found)
+            return StudyRecord(**record | {"overrides": tuple(record["overrides"])})
+        except (ValueError, TypeError, KeyError) as error:
+            raise UnreadableFileError(self.study, error) from error
 
     def write_study(self, record: StudyRecord) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
@@ -184,6 +199,11 @@ class StudyFolder:
     def read_trials(self, progress: bool = False) -> list[TrialRecord]:
         """All trials in the order of their numbers, with their progress lines if asked for."""
         return [self._read_trial(number, progress) for number in self._numbers()]
+
+    def highest(self) -> int:
+        """The highest number of a trial's folder, also of one without a record; -1 when there is none."""
+        names = (path.name for path in self.trials.glob("[0-9]*") if path.name.isdigit())
+        return max(map(int, names), default=-1)
 
     def read_trial(self, number: int) -> TrialRecord:
         return self._read_trial(number, progress=True)

@@ -47,11 +47,10 @@ def summaries(root: Path) -> Iterator[Summary]:
     """Every study below a root, by name."""
     for folder in study_folders(root):
         try:
-            study = opened(folder)
+            found = summary(opened(folder))
         except (ValueError, TypeError, KeyError):  # not JSON, or not a study of this version
-            yield Summary(folder.path.name, "unreadable", {}, 0, None)
-        else:
-            yield summary(study)
+            found = Summary(folder.path.name, "unreadable", {}, 0, None)
+        yield found
 
 
 def summary(study: OpenStudy, running: bool | None = None) -> Summary:
@@ -99,6 +98,10 @@ def _is_cut_off(record: TrialRecord) -> bool:
 
 def _was_concluded(folder: StudyFolder, own: list[TrialRecord]) -> bool:
     """Whether the verdict on disk knows the last settled trial."""
-    ranked = {row["number"] for row in read_json(folder.ranking_json)["trials"]}
+    try:
+        rows = read_json(folder.ranking_json)["trials"]
+        ranked = {number for row in rows for number in row.get("trials", [row["number"]])}
+    except (ValueError, TypeError, KeyError, AttributeError):  # broken, or of another version
+        return False
     settled = [record.number for record in own if not _is_cut_off(record)]
     return not settled or (bool(ranked) and max(settled) <= max(ranked))

@@ -125,7 +125,7 @@ def trial_points(record: TrialRecord) -> list[Point]:
         return []
     start_ms = milliseconds(record.result.started_at)
     end_ms = milliseconds(record.result.ended_at) or start_ms
-    measured = shown_metrics(dataclasses.asdict(record.result.measurements))
+    measured = shown_metrics(dataclasses.asdict(record.result.measurements) | record.derived())
     finals = [Point(name, value, end_ms) for name, value in measured.items()]
     return finals + curves(record.progress, start_ms)
 

@@ -12,8 +12,12 @@ import sqlite3
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sweeper.masking import mask
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import URL
 
 ANSWER_TIMEOUT_S = 3.0
 """A store that takes longer to answer would hold up every trial."""
@@ -21,6 +25,16 @@ ANSWER_TIMEOUT_S = 3.0
 _SQLITE = "sqlite:///"
 _DATABASES = ("postgresql", "mysql", "mssql")
 _DEFAULT_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+_TIMEOUT_OPTIONS = {
+    "psycopg": "connect_timeout",
+    "psycopg2": "connect_timeout",
+    "pg8000": "timeout",
+    "pymysql": "connect_timeout",
+    "mysqldb": "connect_timeout",
+    "mysqlconnector": "connection_timeout",
+    "pyodbc": "timeout",
+}
+"""What SQLAlchemy's drivers call the seconds that connecting may take, as their manuals say."""
 _UNCHECKED = ("databricks", "databricks-uc")  # their address comes from a profile that mlflow reads
 
 
@@ -94,8 +108,11 @@ def _read_sqlite(path: Path) -> None:
 
 
 def _check_http(uri: str) -> str | None:
+    scheme, _, address = uri.rstrip("/").partition("://")
+    host, slash, path = address.partition("/")
+    public = f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"  # urllib takes a password for a port
     try:
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=ANSWER_TIMEOUT_S):
+        with urllib.request.urlopen(f"{public}/health", timeout=ANSWER_TIMEOUT_S):
             return None
     except urllib.error.HTTPError as error:
         if error.code < 500:
@@ -113,15 +130,28 @@ def _check_database(uri: str, scheme: str) -> str | None:
         url = make_url(uri)
         url.get_dialect().import_dbapi()
         address = (url.host or "localhost", url.port or _DEFAULT_PORTS[scheme])
-        socket.create_connection(address, timeout=ANSWER_TIMEOUT_S).close()
+        socket.create_connection(address, timeout=ANSWER_TIMEOUT_S).close()  # some drivers know no timeout
+        _log_in(url)
     except ImportError as error:
+        remedy = "pip install 'sweeper[postgres]'" if error.name == "psycopg" else "pip install it"
         return (
             f"`tracking.uri` {mask(uri)} needs a database driver, but {error.name} is not installed: "
-            f"pip install it, or use an MLflow server or sqlite:///mlflow.db"
+            f"{remedy}, or use an MLflow server or sqlite:///mlflow.db"
         )
     except (OSError, SQLAlchemyError) as error:
-        return _no_answer(uri, str(error))
+        return _no_answer(uri, str(error).strip().partition("\n")[0])
     return None
+
+
+def _log_in(url: URL) -> None:
+    """Raises SQLAlchemyError when the database does not let us in, as with a wrong password or name."""
+    from sqlalchemy import create_engine, text
+    from sqlalchemy.pool import NullPool
+
+    option = _TIMEOUT_OPTIONS.get(url.get_driver_name())
+    waiting = {option: int(ANSWER_TIMEOUT_S)} if option else {}
+    with create_engine(url, poolclass=NullPool, connect_args=waiting).connect() as connection:
+        connection.execute(text("SELECT 1"))
 
 
 def _no_answer(uri: str, why: str) -> str:

@@ -13,7 +13,10 @@ import psutil
 
 from sweeper.records import StudyFolder, TrialRecord
 
-SHORT = ("train.steps=3", "trial.warmup_steps=1", "data.max_train_examples=64", "data.max_eval_examples=8")
+SHORT = (
+    "train.steps=3", "trial.warmup_steps=1", "data.max_train_examples=64", "data.max_eval_examples=8",
+    "evaluate.general=4",
+)  # fmt: skip
 """Overrides that make a trial of the embedded model a matter of a second."""
 
 

@@ -17,6 +17,8 @@ from sweeper.pareto import pareto_front
 from sweeper.ranking import rank
 from sweeper.reading import OpenStudy, opened
 from sweeper.records import StudyFolder
+from sweeper.relaxation import rounded
+from sweeper.schema import ObjectiveConfig
 from tests.synthetic import METHODS, grid, measured, methods_study, write_study, write_trial
 
 
@@ -124,7 +126,7 @@ def test_repeats_of_a_cell_count_as_one_with_their_mean_and_interval(tmp_path: P
         write_trial(study, number, {"lora.r": "8"}, tokens_per_s=speed)
     write_trial(study, 3, {"lora.r": "16"}, tokens_per_s=115.0)
     choice = limited(opened(study), eval_loss_within=None)
-    assert [trial.record.number for trial in choice.ranking.trials] == [3, 0]
+    assert [trial.record.number for trial in choice.ranking.trials] == [0, 3], "trial 3 needs more memory"
     cell = choice.cells[0]
     assert cell.record.metric("tokens_per_s") == 110 and len(cell.completed) == 3
     found = interval(cell, "tokens_per_s")
@@ -159,12 +161,81 @@ def test_trials_of_another_question_in_the_same_folder_are_left_out(tmp_path: Pa
     assert opened(other).choice.cells == ()
 
 
-def test_ranking_by_cells_agrees_with_ranking_by_trials_without_repeats(methods: OpenStudy) -> None:
+def test_the_batch_that_follows_from_a_swept_one_does_not_make_cells_incomparable(tmp_path: Path) -> None:
+    study = write_study(
+        tmp_path / "s", {"batch.micro": ["1", "4"]}, batch={"effective": 16, "accumulation": 4}
+    )
+    for number, micro in enumerate((1, 4)):
+        write_trial(study, number, {"batch.micro": str(micro), "batch.accumulation": str(16 // micro),
+                                    "batch.effective": "16"})  # fmt: skip
+    assert len(opened(study).choice.cells) == 2
+
+
+def test_every_cell_has_one_place_in_either_ranking(methods: OpenStudy) -> None:
     by_trial = rank(methods.trials, methods.rule)
     by_cell = methods.choice.ranking
-    assert [(t.rank, t.record.number) for t in by_trial.trials] == [
-        (t.rank, t.record.number) for t in by_cell.trials
-    ]
+    assert {t.record.number: t.rank is None for t in by_trial.trials} == {
+        t.record.number: t.rank is None for t in by_cell.trials
+    }
+
+
+def test_a_tie_within_the_noise_goes_to_the_second_criterion_and_is_said(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "s", {"lora.r": ["8", "16", "32"]})
+    write_trial(study, 0, {"lora.r": "8"}, tokens_per_s=995.0, peak_memory_bytes=900, eval_loss=2.0)
+    write_trial(study, 1, {"lora.r": "16"}, tokens_per_s=1000.0, peak_memory_bytes=1000, eval_loss=1.9)
+    write_trial(study, 2, {"lora.r": "32"}, tokens_per_s=500.0, peak_memory_bytes=100, eval_loss=2.0)
+    choice = limited(opened(study), eval_loss_within=None)
+    assert choice.best is not None and choice.best.record.number == 0
+    assert [trial.record.number for trial in choice.ranking.trials] == [0, 1, 2]
+    assert choice.ranking.trials[0].remark == "trial 1 within its noise: lowest peak_memory_bytes decides"
+    said = " ".join(reasons(choice))
+    assert "995 tokens/s, within the noise of trial 1 with 1,000 tokens/s, the highest" in said
+    assert "Take them as equally good" in said
+    config = dataclasses.replace(
+        opened(study).config, objective=ObjectiveConfig(maximize="tokens_per_s", minimize="eval_loss")
+    )
+    second = OpenStudy(study, opened(study).record, config)
+    assert second.choice.best is not None and second.choice.best.record.number == 1
+
+
+def test_a_baseline_without_a_loss_leaves_nothing_eligible_and_is_named(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "s", {"lora.r": ["8", "16"]})
+    write_trial(study, 0, {"lora.r": "8"}, Outcome.CRASHED, "it died")
+    write_trial(study, 1, {"lora.r": "16"})
+    choice = limited(opened(study), baseline="lora.r=8")
+    assert choice.best is None
+    assert "the baseline lora.r=8 has no evaluation loss to compare with (crashed)" in reasons(choice)[-1]
+    assert "not measured yet" in reasons(limited(opened(study), baseline="lora.r=4"))[-1]
+    assert limited(opened(study), baseline="lora.r=4", eval_loss_within=None).best is not None
+
+
+@pytest.mark.parametrize(
+    ("limits", "name", "typed"),
+    [
+        ({"tokens_per_s": 9000.0}, "tokens_per_s", "constraint.tokens_per_s="),
+        ({"at_most": ("eval_loss:1", "tokens:1e9")}, "at_most[eval_loss]", "constraint.at_most=[eval_loss:"),
+        ({"at_least": ("cost_per_million_tokens:9",)}, None, ""),
+    ],
+)
+def test_every_limit_that_keeps_all_out_can_be_relaxed(
+    methods: OpenStudy, limits: dict[str, Any], name: str | None, typed: str
+) -> None:
+    choice = limited(methods, **limits)
+    assert choice.best is None
+    if name is None:
+        assert not choice.relaxations, "it was not measured"
+        return
+    (item,) = choice.relaxations
+    assert list(item.limits) == [name] and item.overrides()[0].startswith(typed)
+    value = item.overrides()[0].partition("=")[2]
+    entries = tuple(value.strip("[]").split(",")) if "[" in value else float(value)
+    relaxed = limited(methods, **{name.partition("[")[0]: entries})
+    assert relaxed.best is not None and relaxed.best.record.number == item.record.number
+
+
+def test_a_limit_is_rounded_to_the_side_that_lets_the_trial_in() -> None:
+    assert [rounded(value, up=True) for value in (1.2345, -1.2345, 0)] == [1.24, -1.23, 0]
+    assert [rounded(value, up=False) for value in (1234.5, -1.2345)] == [1230, -1.24]
 
 
 def test_a_study_without_an_ended_trial_has_no_best_and_says_so(tmp_path: Path) -> None:

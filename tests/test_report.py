@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from sweeper.contract import Outcome
+from sweeper.contract import Measurements, Outcome, TrialResult
 from sweeper.reading import opened
 from sweeper.records import StudyFolder
 from sweeper.report import write
-from tests.synthetic import methods_study, write_study, write_trial
+from tests.synthetic import MIB, grid, methods_study, write_study, write_trial
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 needs_chromium = pytest.mark.skipif(
@@ -111,11 +111,13 @@ def test_the_page_opens_without_an_error_and_every_figure_has_marks(
 def test_every_section_of_a_full_study_has_its_figures_and_tables(folders: dict[str, StudyFolder]) -> None:
     text = page(folders["methods"])
     sections = dict(re.findall(r'<section id="([\w-]+)">(.*?)</section>', text, re.DOTALL))
-    expected = "ranking trade-off cumulative effects interactions loss memory failures environment".split()
+    expected = (
+        "ranking trade-off cumulative effects interactions loss memory claims failures environment".split()
+    )
     assert list(sections) == expected
     for key, inner in sections.items():
         assert "<table" in inner, key
-        assert ("<figure>" in inner) == (key not in ("ranking", "failures", "environment")), key
+        assert ("<figure>" in inner) == (key not in ("ranking", "claims", "failures", "environment")), key
 
 
 def test_figures_are_valid_for_plotly(folders: dict[str, StudyFolder]) -> None:
@@ -164,8 +166,50 @@ def test_text_from_trials_cannot_become_markup(tmp_path: Path) -> None:
 
 
 def test_predicted_memory_is_compared_with_measured_where_it_is_known(
-    folders: dict[str, StudyFolder],
+    folders: dict[str, StudyFolder], tmp_path: Path
 ) -> None:
-    assert (
-        "predicted" not in page(folders["one trial"]).partition('id="memory"')[2].partition("</section>")[0]
-    )
+    assert "predicted" not in _section(folders["one trial"], "memory")
+    study = write_study(tmp_path / "s", {"lora.r": ["8", "16", "32"]})
+    known: dict[str, Any] = {"peak_memory_bytes": 100 * MIB, "predicted_memory_bytes": 90 * MIB}
+    write_trial(study, 0, {"lora.r": "8"}, **known)
+    write_trial(study, 1, {"lora.r": "16"}, **known, corrected_memory_bytes=98 * MIB)
+    unrun = Measurements(predicted_memory_bytes=3000 * MIB, corrected_memory_bytes=3300 * MIB)
+    write_trial(study, 2, {"lora.r": "32"}, Outcome.PREDICTED_OOM, "too large")
+    study.trial(2).write_result(TrialResult(Outcome.PREDICTED_OOM, "too large", unrun))
+    write(opened(study))
+    shown = _section(study, "memory")
+    assert "Predicted peak memory was off by 6.0% in the median and 10.0% at most, over 2 trials" in shown
+    for cell in ("predicted memory MiB", "corrected memory MiB", ">98.0<", "−10.0%", "−2.0%"):
+        assert cell in shown, cell
+    figures = embedded(page(study), "figures")
+    (unfinished,) = [item for item in figures["trade-off"]["data"] if item["name"] == "did not finish"]
+    assert unfinished["x"] == [3300]
+    (marks,) = [item for item in figures["memory"]["data"] if item["name"] == "predicted peak"]
+    assert sorted(marks["x"]) == [90, 98, 3300]
+
+
+def _section(folder: StudyFolder, key: str) -> str:
+    return page(folder).partition(f'<section id="{key}">')[2].partition("</section>")[0]
+
+
+def test_the_claims_of_the_paper_stand_beside_what_was_measured(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "s", {"precision": ["fp32", "bf16"], "checkpointing": ["off", "on"]})
+    for number, cell in enumerate(grid({"precision": ["fp32", "bf16"], "checkpointing": ["off", "on"]})):
+        write_trial(study, number, cell, optimizer_state_bytes_per_parameter=8.0)
+    write(opened(study))
+    lines = study.report_markdown.read_text(encoding="utf-8").splitlines()
+    rows = [line.split(" | ") for line in lines if line.startswith("| ") and "not in this study" in line]
+    assert [row[0].strip("| ") for row in rows] == [
+        "Adafactor's state", "8-bit AdamW's state", "what checkpointing costs, full fine-tune",
+        "the same against plain 16 bit",
+    ]  # fmt: skip
+    text = "\n".join(lines)
+    assert "| AdamW's state | 8 B per parameter | 8.00 B per parameter | right for float32" in text
+    assert "| what checkpointing costs, LoRA | about 20% | +33.3% time per step |" in text
+    assert re.search(r"against fp32 \| 3x less memory \| 1\.\d\dx less memory at 1\.80x the speed", text)
+
+
+def test_a_metric_that_does_not_exist_is_refused(folders: dict[str, StudyFolder]) -> None:
+    record = folders["one trial"].read_trial(0)
+    with pytest.raises(ValueError, match="predicted_peak_memory_bytes"):
+        record.metric("predicted_peak_memory_bytes")

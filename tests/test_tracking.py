@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -18,12 +19,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy.dialects import registry
+from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 
 from sweeper import tracking_entries as entries
-from sweeper.contract import GIB, Measurements, Outcome, TrialProgress, TrialResult, TrialSpec
+from sweeper.contract import (
+    GIB,
+    Measurements,
+    Outcome,
+    ProductionFolder,
+    TrialProgress,
+    TrialResult,
+    TrialSpec,
+)
 from sweeper.masking import mask, mask_all
+from sweeper.production_run import end_run, log_run, show_run
+from sweeper.reading import OpenStudy
 from sweeper.records import StudyFolder, StudyRecord, TrialRecord
-from sweeper.schema import Config
+from sweeper.schema import Config, TrackingConfig
 from sweeper.tracking import Tracker
 from sweeper.tracking_server import ANSWER_TIMEOUT_S, check, default_uri, ui_command
 
@@ -377,6 +390,49 @@ def test_the_page_opens_with_the_swept_values_and_the_objective(
     assert {"params.`lora.r`", "metrics.`peak_memory_gib`", "tags.`outcome`"} <= set(view["selectedColumns"])
 
 
+def ordered(folder: StudyFolder, uri: str) -> tuple[OpenStudy, ProductionFolder]:
+    """A study with a production run that was asked for."""
+    study = OpenStudy(folder, STUDY, replace(Config(), tracking=TrackingConfig(uri=uri)))
+    production = folder.production("key")
+    if not production.spec.exists():
+        config = Config().to_dict()
+        production.write_spec(TrialSpec("lora.r", 0, "key", config, {"lora.r": "8"}, production=True))
+    return study, production
+
+
+def test_a_production_run_is_seen_while_it_trains_and_resumes_as_one(
+    tracker: Tracker, folder: StudyFolder, uri: str
+) -> None:
+    def statuses() -> list[str]:
+        return [run.info.status for run in runs(uri) if "sweeper.production" in run.data.tags]
+
+    assert tracker.sync() is None
+    study, production = ordered(folder, uri)
+    spec = production.read_spec()
+    assert show_run(study, production, spec) is None
+    assert statuses() == ["RUNNING"]
+    assert end_run(study, production) is None
+    assert statuses() == ["KILLED"]
+    assert show_run(study, production, spec) is None
+    production.write_result(
+        TrialResult(Outcome.COMPLETED, None, Measurements(eval_loss=2.0), ended_at=STARTED.isoformat())
+    )
+    record = TrialRecord(spec, production.read_result(), production)
+    noted = json.loads(production.tracking.read_text())["run_id"]
+    assert log_run(study, production, record) == log_run(study, production, record) == noted
+    (run,) = [run for run in runs(uri) if "sweeper.production" in run.data.tags]
+    assert (run.info.run_id, run.info.status, run.data.metrics["eval_loss"]) == (noted, "FINISHED", 2.0)
+    (parent,) = [run for run in runs(uri) if "sweeper.study_id" in run.data.tags]
+    assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+
+
+def test_a_store_that_is_down_costs_a_production_run_a_line(folder: StudyFolder) -> None:
+    study, production = ordered(folder, f"http://me:secret@127.0.0.1:{closed_port()}")
+    line = show_run(study, production, production.read_spec())
+    assert line is not None and "refused" in line and "secret" not in line and "\n" not in line
+    assert end_run(study, production) is None, "there is no run to end"
+
+
 def closed_port() -> int:
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
@@ -457,6 +513,28 @@ def test_the_preflight_finds_a_store_that_cannot_be_used(tmp_path: Path) -> None
             assert problem is not None and words in problem, (uri, problem)
             assert "secret" not in problem
         assert time.monotonic() - began < 4 * ANSWER_TIMEOUT_S
+
+
+class Refusing(SQLiteDialect_pysqlite):
+    """A driver of a PostgreSQL server that answers and lets nobody in."""
+
+    driver = "refusing"
+
+    @classmethod
+    def import_dbapi(cls) -> Any:
+        return sqlite3
+
+    def create_connect_args(self, url: Any) -> Any:
+        return ["/nonexistent/folder/file.db"], {}
+
+
+def test_the_preflight_logs_in_to_a_database() -> None:
+    registry.register("postgresql.refusing", __name__, "Refusing")
+    sys.modules.setdefault(__name__, sys.modules[Refusing.__module__])
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        problem = check(f"postgresql+refusing://me:secret@127.0.0.1:{server.getsockname()[1]}/db")
+    assert problem is not None and "unable to open database file" in problem and "secret" not in problem
+    assert "correct `tracking.uri`" in problem and "\n" not in problem
 
 
 def test_the_preflight_accepts_a_store_that_does_not_exist_yet(tmp_path: Path) -> None:

@@ -16,7 +16,9 @@ import pytest
 
 from sweeper.cli import main
 from sweeper.contract import GIB, Outcome, TrialResult, TrialSpec
+from sweeper.production import NothingToProduceError, take_order
 from sweeper.records import StudyFolder
+from sweeper.tracking_entries import trial_points
 from tests.commands import SHORT, processes_about, send, start, study, sweeper, trials
 from tests.synthetic import configured, methods_study, write_study, write_trial
 
@@ -173,7 +175,7 @@ def test_studies_lists_every_study_whatever_its_state(many: Path, capsys: pytest
         "broken": "unreadable", "methods": "incomplete", "nothing": "empty", "running": "running",
     }  # fmt: skip
     assert rows["methods"]["outcomes"]["out_of_memory"] == 1 and rows["methods"]["best"] is not None
-    assert "trial 14" in table and "24/24" in table
+    assert "trial 17" in table and "24/24" in table  # as fast as trial 14 in less memory
 
 
 @pytest.mark.parametrize("name", ["methods", "nothing", "running"])
@@ -198,6 +200,60 @@ def test_sync_logs_what_the_store_missed(many: Path, capsys: pytest.CaptureFixtu
     assert "Study methods" in told(capsys, "report", "study.name=methods")
 
 
+@pytest.fixture
+def masked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StudyFolder:
+    """A study with two trials, in the current folder, whose store nobody asks."""
+    monkeypatch.chdir(tmp_path)
+    folder = write_study(
+        tmp_path / "studies" / "s", {"lora.r": ["8", "16"]}, tracking={"uri": "postgresql://me:***@db/mlflow"}
+    )
+    for number, rank in enumerate(("8", "16")):
+        write_trial(folder, number, {"lora.r": rank}, energy_j=50.0)
+    return folder
+
+
+def test_a_broken_result_is_a_crash_that_names_its_file(
+    masked: StudyFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for text in ("[]", '{"outcome": "splendid"}', "{"):
+        masked.trial(1).result.write_text(text)
+        result = masked.trial(1).read_result()
+        assert result is not None and result.outcome is Outcome.CRASHED
+    masked.ranking_json.write_text("{")
+    assert "Best: trial 0" in told(capsys, "best")
+    row = json.loads(told(capsys, "export", "--format=json"))[1]
+    assert row["outcome"] == "crashed" and "trials/0001/result.json cannot be read" in row["reason"]
+    told(capsys, "report")
+    assert "0001/result.json cannot be read" in masked.report_markdown.read_text(encoding="utf-8")
+    assert json.loads(told(capsys, "studies", "--json"))[0]["outcomes"] == {"completed": 1, "crashed": 1}
+
+
+@pytest.mark.parametrize(("name", "text"), [("study.json", "{"), ("trials/0001/spec.json", "[]")])
+def test_a_broken_record_is_named_and_stops_no_other_study(
+    masked: StudyFolder, capsys: pytest.CaptureFixture[str], name: str, text: str
+) -> None:
+    (masked.path / name).write_text(text)
+    write_study(masked.path.parent / "other", {"lora.r": ["8"]}, tracking={"uri": "mysql://me:***@db/m"})
+    assert [row["state"] for row in json.loads(told(capsys, "studies", "--json"))] == ["empty", "unreadable"]
+    for verb in ("best", "report", "export"):
+        assert main([verb, "study.name=s"]) == 1
+        assert f"{masked.path.name}/{name} cannot be read" in capsys.readouterr().err, verb
+    synced = told(capsys, "sync", code=1)
+    assert "other: its store's password" in synced
+    assert ("s: a record must be whole" in synced) == (name == "study.json")
+
+
+def test_derived_figures_are_exported_logged_and_limited(
+    masked: StudyFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = json.loads(told(capsys, "export", "--format=json"))[0]
+    assert row["energy_per_token_j"] == 0.005 and row["cost_per_million_tokens"] is None
+    logged = {point.name: point.value for point in trial_points(masked.read_trial(0))}
+    assert logged["energy_per_token_j"] == 0.005 and "cost_per_million_tokens" not in logged
+    output = told(capsys, "best", "constraint.at_most=[energy_per_token_j:0.001]", code=1)
+    assert "Relax constraint.at_most[energy_per_token_j] from 0.001 to 0.005:" in output
+
+
 def test_sync_leaves_a_running_study_to_its_driver(many: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with StudyFolder(many / "methods").locked():
         assert "methods: is running" in told(capsys, "sync", "study.name=methods")
@@ -210,6 +266,10 @@ def test_a_password_that_was_not_recorded_is_asked_for(
     uri = {"uri": "postgresql://me:***@db/mlflow"}
     write_trial(write_study(tmp_path / "studies" / "s", {"lora.r": ["8"]}, tracking=uri), 0, {"lora.r": "8"})
     assert "give tracking.uri=…" in told(capsys, "sync", code=1)
+    assert main(["ui"]) == 1
+    assert "give tracking.uri=…" in capsys.readouterr().err
+    with pytest.raises(NothingToProduceError, match=r"give tracking.uri=… with study.name=s"):
+        take_order([])
 
 
 def test_the_ui_refuses_the_network_unless_allowed(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

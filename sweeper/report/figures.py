@@ -12,14 +12,14 @@ from itertools import pairwise
 from typing import Any
 
 from sweeper.choice import Choice
-from sweeper.contract import GIB
+from sweeper.contract import GIB, Outcome
 from sweeper.effects import Delta, Effect, Interaction
 from sweeper.intervals import interval
 from sweeper.pareto import pareto_front
 from sweeper.records import TrialRecord
 from sweeper.report.content import Figure
 from sweeper.report.curves import Curve
-from sweeper.report.labels import hover, short
+from sweeper.report.labels import expected_memory, hover, short
 from sweeper.units import MIB, difference, percent, unit
 
 BLUE, SKY, GREEN, ORANGE, RED, PURPLE, YELLOW = (
@@ -124,12 +124,15 @@ def _failures(records: Sequence[TrialRecord]) -> dict[str, Any] | None:
 
 
 def memory_at_failure(record: TrialRecord) -> float | None:
-    """How much memory a failed trial is known to have wanted: predicted, or reached, or its limit."""
+    """How much memory a failed trial is known to have wanted: what kept it from starting, else the highest
+    of what was predicted, what it reached, and the limit that it hit."""
+    result, predicted = record.result, expected_memory(record)
+    if result is None or (result.outcome is Outcome.PREDICTED_OOM and predicted is not None):
+        return predicted
     limit = (record.spec.config.get("trial") or {}).get("memory_limit_gib")
-    for metric in ("predicted_peak_memory_bytes", "peak_memory_bytes"):
-        if (value := record.metric(metric)) is not None:
-            return max(value, limit * GIB if limit else 0)
-    return limit * GIB if limit else None
+    hit = limit * GIB if limit and result.outcome in (Outcome.OUT_OF_MEMORY, Outcome.PREDICTED_OOM) else None
+    known = [value for value in (predicted, record.metric("peak_memory_bytes"), hit) if value is not None]
+    return max(known, default=None)
 
 
 def _limit(peak_memory_gib: float | None) -> list[dict[str, Any]]:

@@ -13,6 +13,12 @@ def short(record: TrialRecord) -> str:
     return escape(record.label, quote=False)
 
 
+def expected_memory(record: TrialRecord) -> float | None:
+    """The peak that was expected of a cell before it ran: the corrected prediction, else the plain one."""
+    corrected = record.metric("corrected_memory_bytes")
+    return record.metric("predicted_memory_bytes") if corrected is None else corrected
+
+
 def hover(record: TrialRecord) -> str:
     """What is shown when a mark is pointed at."""
     lines = [f"<b>trial {record.number}</b>", *(escape(part, quote=False) for part in _settings(record))]

@@ -3,79 +3,71 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import median
 from typing import Any
 
 from sweeper.choice import Choice
-from sweeper.contract import Outcome
+from sweeper.correction import error_sentence
 from sweeper.records import TrialRecord
 from sweeper.report.content import Figure, Section, Table
 from sweeper.report.figures import BLUE, GREEN, RED, SKY, axis
-from sweeper.report.labels import short
+from sweeper.report.labels import expected_memory, short
 from sweeper.units import MIB, percent, text, unit
 
+BY_PHASE = tuple(f"peak_memory_{phase}_bytes" for phase in ("load", "train", "eval"))
+PREDICTED = ("predicted_memory_bytes", "corrected_memory_bytes")
 MOST_BARS = 15
 """Cells whose memory is drawn phase by phase; the table has all."""
 
 
 def memory(choice: Choice) -> Section:
-    """Peak memory by phase of every cell that measured it."""
+    """Peak memory by phase of every cell that measured it, and what had been predicted."""
     title = "Memory by phase"
-    names = [f"peak_memory_{phase}_bytes" for phase in ("load", "train", "eval")]
-    drawn = (*names, "predicted_peak_memory_bytes")
     records = [
         trial.record
         for trial in choice.ranking.trials
-        if any(trial.record.metric(name) is not None for name in drawn)
+        if any(trial.record.metric(name) is not None for name in (*BY_PHASE, *PREDICTED))
     ]
     if not records:
         return Section("memory", title, ["No trial has measured its memory phase by phase."])
     lines = []
-    result = records[0].result
-    if result is not None and (meaning := result.definitions.get("peak_memory_bytes")):
+    meanings = [record.result.definitions.get("peak_memory_bytes") for record in records if record.result]
+    if meaning := next((meaning for meaning in meanings if meaning), None):
         lines.append(f"Peak memory is the {meaning}.")
     if len(records) > MOST_BARS:
         lines.append(f"The drawing has the {MOST_BARS} best cells, the table all {len(records)}.")
-    lines += _prediction_error(records)
-    has_prediction = any(record.metric("predicted_peak_memory_bytes") for record in records)
-    shown = [*names, "peak_memory_bytes", *(["predicted_peak_memory_bytes"] if has_prediction else [])]
-    headings = (
-        "trial",
-        "cell",
-        *(unit(name).heading for name in shown),
-        *(["error"] if has_prediction else []),
+    trials = [trial for cell in choice.cells for trial in cell.completed]
+    if sentence := error_sentence(trials):
+        lines.append(f"{sentence}: corrected where a correction is shown.")
+    return Section(
+        "memory", title, lines, [memory_by_phase(records[:MOST_BARS])], [_memory_table(choice, records)]
     )
+
+
+def _memory_table(choice: Choice, records: Sequence[TrialRecord]) -> Table:
+    """A row per cell; columns of predictions only where there is one."""
+    shown = [*BY_PHASE, "peak_memory_bytes", *(name for name in PREDICTED if _any(records, name))]
+    compares = len(shown) > len(BY_PHASE) + 1
+    headings = ("trial", "cell", *(unit(name).heading for name in shown), *(["error"] if compares else []))
     rows = [
         (
             str(record.number),
             record.label,
             *(text(name, record.metric(name)) for name in shown),
-            *([percent(_error(record))] if has_prediction else []),
+            *([percent(_error(choice, record))] if compares else []),
         )
         for record in records
     ]
-    return Section(
-        "memory",
-        title,
-        lines,
-        [memory_by_phase(records[:MOST_BARS])],
-        [Table(headings, rows, frozenset({"cell"}))],
-    )
+    return Table(headings, rows, frozenset({"cell"}))
 
 
-def _error(record: TrialRecord) -> float | None:
-    """Predicted over measured peak."""
-    predicted, measured = record.metric("predicted_peak_memory_bytes"), record.metric("peak_memory_bytes")
-    return predicted / measured if predicted and measured else None
+def _any(records: Sequence[TrialRecord], name: str) -> bool:
+    return any(record.metric(name) is not None for record in records)
 
 
-def _prediction_error(records: list[TrialRecord]) -> list[str]:
-    completed = [record for record in records if record.result and record.result.outcome is Outcome.COMPLETED]
-    errors = [abs(error - 1) for record in completed if (error := _error(record)) is not None]
-    if not errors:
-        return []
-    typical, worst = f"{median(errors):.1%}", f"{max(errors):.1%}"
-    return [f"The prediction missed the measured peak by {typical} in the median, at most {worst}."]
+def _error(choice: Choice, record: TrialRecord) -> float | None:
+    """What was expected over what was measured, of a cell that completed."""
+    expected, measured = expected_memory(record), record.metric("peak_memory_bytes")
+    return expected / measured if expected and measured and choice.cell_of(record).completed else None
 
 
 def memory_by_phase(records: Sequence[TrialRecord]) -> Figure:
@@ -94,7 +86,7 @@ def memory_by_phase(records: Sequence[TrialRecord]) -> Figure:
                     "hovertemplate": "%{y}, " + phase + ": %{x:,.1f} MiB<br>%{text}<extra></extra>",
                 }
             )  # fmt: skip
-    predicted = [record.metric("predicted_peak_memory_bytes") for record in records]
+    predicted = [expected_memory(record) for record in records]
     if any(value is not None for value in predicted):
         data.append(
             {

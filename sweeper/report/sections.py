@@ -15,11 +15,13 @@ from sweeper.ranking import RankedTrial
 from sweeper.reading import OpenStudy
 from sweeper.records import TrialRecord
 from sweeper.report import figures
+from sweeper.report.claims import paper
 from sweeper.report.content import Figure, Report, Section, Table, Tile
 from sweeper.report.curves import common_tokens, curve, thinned
 from sweeper.report.effects import effects, interplay
 from sweeper.report.facts import environment, failures
 from sweeper.report.memory import memory
+from sweeper.report.procedure import procedure
 from sweeper.reproduction import reproduction
 from sweeper.studies import Summary, summary
 from sweeper.units import UNKNOWN, percent, text, unit
@@ -39,10 +41,12 @@ def report(study: OpenStudy, running: bool | None = None) -> Report:
         _ranking(choice),
         _trade_off(choice),
         _cumulative(choice),
+        procedure(study),
         effects(choice),
         interplay(choice),
         _losses(study),
         memory(choice),
+        paper(choice),
         failures(study),
         environment(study),
     ]
@@ -145,11 +149,11 @@ def _row(
 
 
 def note(trial: RankedTrial) -> str:
-    """Why a cell is not eligible, or how it ended."""
+    """Why a cell is not eligible, or how it ended; of the best one, which others are as good."""
     result = trial.record.result
     assert result is not None
     if result.outcome is Outcome.COMPLETED:
-        return "; ".join(trial.violations)
+        return trial.remark or "; ".join(trial.violations)
     return result.outcome.value.replace("_", " ")
 
 

@@ -15,6 +15,7 @@ def reading_verb(verb: Verb) -> Verb:
 
     @functools.wraps(verb)
     def guarded(arguments: Sequence[str]) -> int:
+        from sweeper.contract import UnreadableFileError
         from sweeper.display import problem_lines
         from sweeper.reading import NoStudyError
         from sweeper.records import StudyIsBusyError
@@ -27,7 +28,7 @@ def reading_verb(verb: Verb) -> Verb:
             count = f"{len(lines)} mistake{'s' if len(lines) > 1 else ''}"
             print(f"{count} in the arguments; nothing was done:", *lines, sep="\n", file=sys.stderr)
             return 2
-        except (NoStudyError, StudyIsBusyError) as error:
+        except (NoStudyError, StudyIsBusyError, UnreadableFileError) as error:
             print(error, file=sys.stderr)
             return 1
 

@@ -28,7 +28,7 @@ def run(arguments: Sequence[str]) -> int:
         order = take_order(arguments)
         print("\n".join(_announcement(order)))
         with watching(console) as watch:
-            produced = produce(order, watch)
+            produced = produce(order, watch, print)
     except NothingToProduceError as error:
         print(error, file=sys.stderr)
         return 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from sweeper.masking import MASK
 from sweeper.reading import OpenStudy, open_study
 from sweeper.report import write
 from sweeper.studies import summary
@@ -26,6 +25,6 @@ def run(arguments: Sequence[str]) -> int:
 
 def _attached(study: OpenStudy) -> str | None:
     """Give the report to MLflow, unless the study's own driver will do that when it ends."""
-    if MASK in study.tracking_uri or summary(study).state == "running":
+    if study.without_password() or summary(study).state == "running":
         return None
     return study.tracker().attach_report()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from sweeper.masking import MASK, mask
+from sweeper.contract import UnreadableFileError
+from sweeper.masking import mask
 from sweeper.reading import OpenStudy, asked_studies
 from sweeper.records import StudyIsBusyError
 from sweeper.studies import summary
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
 @reading_verb
 def run(arguments: Sequence[str]) -> int:
     """Bring every study that is meant up to date in its MLflow store."""
-    lines = [_synced(study) for study in asked_studies(arguments)]
+    broken: list[tuple[str, bool]] = []
+    studies = asked_studies(arguments, lambda name, error: broken.append((f"{name}: {error}", False)))
+    lines = [_synced(study) for study in studies] + broken
     for line, _ in lines:
         print(line)
     return 0 if all(done for _, done in lines) else 1
@@ -27,16 +30,15 @@ def run(arguments: Sequence[str]) -> int:
 def _synced(study: OpenStudy) -> tuple[str, bool]:
     """What to say about a study, and whether MLflow holds all of it now."""
     name = study.record.name
-    if MASK in study.tracking_uri:
-        return (
-            f"{name}: its store's password is not recorded; give tracking.uri=… with study.name={name}",
-            False,
-        )
+    if refusal := study.without_password():
+        return refusal, False
     try:
         with study.folder.locked():
             return _send(study)
     except StudyIsBusyError:
         return f"{name}: is running; its driver logs what is missing when it ends", True
+    except UnreadableFileError as error:
+        return f"{name}: {error}", False
 
 
 def _send(study: OpenStudy) -> tuple[str, bool]:

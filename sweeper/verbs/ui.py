@@ -24,7 +24,7 @@ def run(arguments: Sequence[str]) -> int:
     if problems:
         raise ConfigurationError([(problem, "") for problem in problems])
     study = open_study(options)
-    problem = _known(study)
+    problem = study.without_password() or _known(study)
     if problem:
         print(problem, file=sys.stderr)
         return 1
