@@ -1,14 +1,15 @@
 """How well the predicted peak memory agrees with what a CPU run really takes. No GPU, no network.
 
     python -m benchmarks.memory_cpu --shape tiny --out tiny.json
-    python -m benchmarks.memory_cpu --shape 100m --out 100m.json
+    python -m benchmarks.memory_cpu --shape 100m --fp32 --out 100m.json
     python -m benchmarks.memory_cpu --join tiny.json 100m.json
 
 Each cell of a grid over the methods is run three times, each in a process of its own: predicted (a dry run,
 no weights), counted (a real run under the meter of storages), and plainly as a trial, whose resident
 high-water mark is read. Nothing in the prediction is fitted to these cells: the two constants of
 `trainers/memory/resident.py` come from `--shape 30m --shard 1/6`. `--shard 1/4` runs a part of
-them; the shards' files are joined by `--join FILE FILE …`, which writes the tables.
+them; the shards' files are joined by `--join FILE FILE …`, which writes the tables. `--fp32` leaves 16-bit
+arithmetic out: a processor without instructions for it takes minutes for such a cell of a large shape.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ STEPS = {
     "trial.warmup_steps": 1,
     "data.max_train_examples": 64,
     "data.max_eval_examples": 8,
+    "evaluate.general": 4,
 }
 MICRO = {"batch.micro": 4, "batch.effective": 8}
 
@@ -183,7 +185,7 @@ def measure(config: Any, cache_dir: Path, with_resident: bool) -> dict[str, Any]
     }
 
 
-def run(shape: str, shard: tuple[int, int], out: Path, again: bool) -> None:
+def run(shape: str, shard: tuple[int, int], out: Path, again: bool, fp32_only: bool) -> None:
     """Measure a shard of the cells of one shape and write them to `out` after each; or, `again`, replace
     the predictions of the cells that are there."""
     import torch
@@ -203,9 +205,9 @@ def run(shape: str, shard: tuple[int, int], out: Path, again: bool) -> None:
             out.write_text(json.dumps(done, indent=1) + "\n")
             return
         for index, changes in enumerate(cells()):
-            if index % shard[1] != shard[0] - 1 or any(
-                row["shape"] == shape and row["cell"] == changes for row in done
-            ):
+            is_other = index % shard[1] != shard[0] - 1
+            is_done = any(row["shape"] == shape and row["cell"] == changes for row in done)
+            if is_other or is_done or (fp32_only and changes.get("precision", "fp32") != "fp32"):
                 continue
             found = measure(configuration(model, changes), CACHE, shape != "tiny")
             done.append({"shape": shape, "cell": changes, **found})
@@ -301,6 +303,7 @@ def main() -> None:
     parser.add_argument("--shape", default="tiny", choices=("tiny", *SHAPES))
     parser.add_argument("--shard", default="1/1")
     parser.add_argument("--again", action="store_true", help="predict the cells of --out anew")
+    parser.add_argument("--fp32", action="store_true", help="leave 16-bit arithmetic out")
     parser.add_argument("--join", nargs="*", type=Path)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/memory_cpu.json")
     asked = parser.parse_args()
@@ -308,7 +311,7 @@ def main() -> None:
         join(asked.join, asked.out)
     else:
         first, _, of = asked.shard.partition("/")
-        run(asked.shape, (int(first), int(of)), asked.out, asked.again)
+        run(asked.shape, (int(first), int(of)), asked.out, asked.again, asked.fp32)
 
 
 if __name__ == "__main__":
