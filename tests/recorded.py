@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import atexit
 import math
 import os
-import shutil
-import sqlite3
-import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
-
-from sqlalchemy import event
-from sqlalchemy.engine import Engine
 
 from sweeper.asking import Asking
 from sweeper.board import Board
@@ -31,7 +23,7 @@ from sweeper.schema import Config
 from sweeper.space import Space, expand
 from sweeper.strategies.base import Proposal, Question
 from sweeper.sweep import Verdict, sweep
-from sweeper.tracking_store import Preload
+from tests.stores import empty_ledger, with_store
 
 MIB = 2**20
 ROOM = 600 * MIB
@@ -110,8 +102,7 @@ def play(folder: Path, *arguments: str, launcher: RecordedLauncher | None = None
         lines.extend([line] if line else [])
 
     folder.mkdir(exist_ok=True)
-    if not (folder / "mlflow.db").exists():
-        shutil.copy(_empty_store(), folder / "mlflow.db")
+    with_store(folder)
     stores = {"study.storage": empty_ledger(folder), "tracking.uri": folder.absolute() / "mlflow.db"}
     arguments = (*(f"{key}=sqlite:///{path}" for key, path in stores.items()), *arguments)
     before = Path.cwd()
@@ -124,42 +115,6 @@ def play(folder: Path, *arguments: str, launcher: RecordedLauncher | None = None
         os.chdir(before)
     verdict = replace_folder(verdict, folder_there)
     return Played(verdict, player, lines)
-
-
-@cache
-def _empty_store() -> Path:
-    """An MLflow database with its tables, which take seconds to make: made once by the sweep's own code."""
-    preload = Preload(f"sqlite:///{tempfile.gettempdir()}/none-{os.getpid()}.db")
-    atexit.register(preload.close)
-    database = preload.database()
-    assert database is not None
-    return database
-
-
-def empty_ledger(folder: Path) -> Path:
-    """An Optuna database in the folder: the one that is there, or a new one with its tables."""
-    database = folder.absolute() / "optuna.db"
-    if not database.exists():
-        shutil.copy(_ledger_template(), database)
-    return database
-
-
-@cache
-def _ledger_template() -> Path:
-    from optuna.storages import RDBStorage
-
-    folder = tempfile.TemporaryDirectory(prefix="sweeper-optuna-")
-    atexit.register(folder.cleanup)
-    database = Path(folder.name) / "optuna.db"
-    RDBStorage(f"sqlite:///{database}")
-    return database
-
-
-@event.listens_for(Engine, "connect")
-def _hasty(connection: Any, _: object) -> None:
-    """A test's database need not survive a power cut: waiting for the disk is most of what it takes."""
-    if isinstance(connection, sqlite3.Connection):
-        connection.execute("PRAGMA synchronous=OFF")
 
 
 def replace_folder(verdict: Verdict, folder: StudyFolder) -> Verdict:

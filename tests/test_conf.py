@@ -13,6 +13,7 @@ from transformers.training_args import OptimizerNames
 from sweeper.config import OPTIMIZERS, conf_dir
 from sweeper.contract import Outcome
 from tests.commands import SHORT, sweeper, trials
+from tests.stores import with_store
 from tests.test_readme import MAIN_JOB, commands
 
 GRIDS = (
@@ -41,7 +42,7 @@ def test_no_option_is_left_out() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("grid", GRIDS, ids=" ".join)
 def test_every_option_runs(tmp_path: Path, grid: tuple[str, ...]) -> None:
-    done = sweeper(tmp_path, "-m", *grid, *SHORT)
+    done = sweeper(with_store(tmp_path), "-m", *grid, "batch.effective=4", *SHORT)
     assert done.returncode == 0, done.stdout + done.stderr
     outcomes = {record.label: record.result and record.result.outcome for record in trials(tmp_path)}
     assert set(outcomes.values()) == {Outcome.COMPLETED}, outcomes
@@ -60,7 +61,7 @@ def test_a_data_set_in_the_layout_of_the_hub_trains(tmp_path: Path) -> None:
     folder = tmp_path / "clear-tracks"
     folder.mkdir()
     datasets.Dataset.from_list(rows).to_parquet(folder / "train.parquet")
-    done = sweeper(tmp_path, "data=hf", f"data.path={folder}", *SHORT)
+    done = sweeper(with_store(tmp_path), "data=hf", f"data.path={folder}", *SHORT)
     assert done.returncode == 0, done.stdout + done.stderr
     (record,) = trials(tmp_path)
     assert record.result is not None and record.result.measurements.eval_loss is not None

@@ -15,7 +15,8 @@ from sweeper.records import TrialRecord
 from sweeper.schema import Config, ConstraintConfig, ObjectiveConfig
 from sweeper.schema_search import BudgetConfig
 from sweeper.study import OptunaStudy
-from tests.recorded import empty_ledger, record_of
+from tests.recorded import record_of
+from tests.stores import empty_ledger
 
 SWEPT = {"lora.r": Choices(("8", "16"))}
 LIMITED = ConstraintConfig(at_most=("forgetting:0.1",), at_least=("exact_match:0.5",))

@@ -11,6 +11,7 @@ import pytest
 
 from sweeper.contract import Outcome
 from tests.commands import SHORT, processes_about, send, start, study, sweeper, trials, wait_for
+from tests.stores import with_store
 
 GRID = ("-m", "lora.r=8,16", "optim=adamw,adafactor,bnb8", *SHORT)
 
@@ -101,7 +102,7 @@ def test_the_same_command_again_runs_nothing(swept: Path) -> None:
 
 def test_one_trial_runs_without_a_sweep_and_anew_when_asked(tmp_path: Path) -> None:
     for more in ([], ["study.fresh=true"]):
-        done = sweeper(tmp_path, "lora.r=16", "optim=adafactor", *SHORT, *more)
+        done = sweeper(with_store(tmp_path), "lora.r=16", "optim=adafactor", *SHORT, *more)
         assert done.returncode == 0, done.stdout + done.stderr
     assert [record.spec.generation for record in trials(tmp_path)] == [1, 2], "old trials are kept"
     for record in trials(tmp_path):
@@ -145,7 +146,7 @@ def test_interrupting_the_driver_ends_the_trial_and_keeps_the_study(tmp_path: Pa
 
 def test_running_out_of_memory_is_an_outcome_among_others(tmp_path: Path) -> None:
     done = sweeper(
-        tmp_path, "-m", "batch.micro=1,64", "batch.effective=64", "trial.memory_limit_gib=0.25",
+        with_store(tmp_path), "-m", "batch.micro=1,64", "batch.effective=64", "trial.memory_limit_gib=0.25",
         "train.steps=2", "trial.warmup_steps=1", "data.max_eval_examples=8", "evaluate.batch=1",
         "memory.skip=never",
     )  # fmt: skip
@@ -158,7 +159,7 @@ def test_running_out_of_memory_is_an_outcome_among_others(tmp_path: Path) -> Non
 
 
 def test_a_trial_that_is_killed_or_too_slow_does_not_stop_the_study(tmp_path: Path) -> None:
-    driver = start(tmp_path, "-m", "train.steps=4000,3", "trial.timeout_s=5", *SHORT[1:])
+    driver = start(with_store(tmp_path), "-m", "train.steps=4000,3", "trial.timeout_s=5", *SHORT[1:])
     output, _ = driver.communicate(timeout=200)
     by_steps = {record.spec.overrides["train.steps"]: record.result for record in trials(tmp_path)}
     slow, quick = by_steps["4000"], by_steps["3"]
@@ -169,7 +170,7 @@ def test_a_trial_that_is_killed_or_too_slow_does_not_stop_the_study(tmp_path: Pa
 
 
 def test_a_trial_that_dies_is_crashed_and_the_others_run(tmp_path: Path) -> None:
-    driver = start(tmp_path, "-m", "train.steps=4000,3", *SHORT[1:])
+    driver = start(with_store(tmp_path), "-m", "train.steps=4000,3", *SHORT[1:])
     wait_for(lambda: list((tmp_path / "studies").glob("*/trials/0000/progress.jsonl")))
     victims = [process for process in processes_about(tmp_path) if _is_trial(process)]
     for victim in victims:

@@ -15,6 +15,7 @@ from sweeper.contract import Outcome, ProductionFolder
 from sweeper.model_card import is_hub_id
 from sweeper.production_config import production_config
 from tests.commands import SHORT, processes_about, send, start, study, sweeper, wait_for
+from tests.stores import with_store
 from tests.synthetic import configured
 from tests.test_main_job import _is_trial
 
@@ -28,7 +29,7 @@ QUESTION = "Question: Rule for a horn board?\nAnswer:"
 @pytest.fixture(scope="module")
 def studied(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a finished study, of which nothing was run for real."""
-    folder = tmp_path_factory.mktemp("studied")
+    folder = with_store(tmp_path_factory.mktemp("studied"))
     done = sweeper(folder, *GRID)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder

@@ -17,6 +17,7 @@ import pytest
 
 from sweeper.cli import VERBS
 from tests.commands import SHORT, environment
+from tests.stores import with_store
 from tests.test_layering import ROOT
 from tests.test_main_job import GRID
 from tests.trainers.samples import save_llama, write_gsm8k
@@ -40,7 +41,7 @@ def commands() -> Iterator[str]:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the commands are run, one after the other, as a reader would."""
-    folder = tmp_path_factory.mktemp("readme")
+    folder = with_store(tmp_path_factory.mktemp("readme"))
     save_llama(folder / "my-llama")
     write_gsm8k(folder / "train.jsonl", 80)
     return folder

@@ -20,6 +20,7 @@ from sweeper.production import NothingToProduceError, take_order
 from sweeper.records import StudyFolder
 from sweeper.tracking_entries import trial_points
 from tests.commands import SHORT, processes_about, send, start, study, sweeper, trials
+from tests.stores import with_store
 from tests.synthetic import configured, methods_study, write_study, write_trial
 
 GRID = ("-m", "lora.r=8,16", "checkpointing=off,on", *SHORT)
@@ -27,7 +28,7 @@ GRID = ("-m", "lora.r=8,16", "checkpointing=off,on", *SHORT)
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("verbs")
+    folder = with_store(tmp_path_factory.mktemp("verbs"))
     done = sweeper(folder, *GRID)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
