@@ -33,14 +33,14 @@ from sweeper.space import expand
 from sweeper.strategies.base import Proposal, Question
 
 NEAR = 0.98
-SEEDS = range(10)
+SEEDS = range(5)
 ALL = f"search.n_trials={10**6}"
 """Propose until the space is exhausted."""
 STRATEGIES: dict[str, tuple[tuple[str, ...], bool]] = {
     "grid": ((), False),
     "random": (("search.sampler=random", ALL), True),
     "tpe": (("search.sampler=tpe", ALL), True),
-    "paper": (("strategy=paper", "space.sweep={batch.effective:'8'}"), False),
+    "paper": (("strategy=paper", "batch.effective=choice(8)"), False),
     "grid, probe+train": (("fidelity=probe+train",), False),
     "joint (tpe), probe+train": (("strategy=joint", ALL, "fidelity=probe+train"), True),
     "joint (random), probe+train": (

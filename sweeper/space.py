@@ -155,7 +155,9 @@ def expand(arguments: Sequence[str], config_name: str, machine: Machine, reads: 
     fixed = _with_default_space(fixed, swept)
     composer = Composer(fixed, config_name)
     base, base_problems = composer.cell({})
-    config = base or Config()
+    if base is None:  # nor does any cell compose
+        raise ConfigurationError([*problems, *((item, "") for item in base_problems)])
+    config = base
     dimensions, conditions, more = written(config.space)
     dimensions |= swept
     problems += more
