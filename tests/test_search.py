@@ -10,9 +10,11 @@ from sweeper.config import initialized_hydra
 from sweeper.contract import Measurements, Outcome, TrialResult, TrialSpec
 from sweeper.launchers.recorded import Recording
 from sweeper.provenance import machine
+from sweeper.schema import Config
 from sweeper.space import expand
 from sweeper.strategies.base import Proposal, Question
 from sweeper.strategies.finalists import finalists
+from sweeper.strategies.losses import loss_key
 from tests.recorded import answer, driven, proposed
 
 PAPER = ("strategy=paper", "batch.micro=1,2,4", "batch.effective=16,32", "evaluate.general=0")
@@ -199,6 +201,43 @@ def test_only_those_that_can_still_be_best_are_trained_whatever_a_probe_cannot_t
     assert stages(question).count("probe") == 8 and stages(question).count("train") < 6
     best = question.ranking().best
     assert best is not None and best.label == "batch.micro=8 precision=bf16" and not best.is_probe
+
+
+def test_cells_that_train_as_one_that_broke_the_rule_are_not_even_probed() -> None:
+    rates = "train.learning_rate=1e-5,3e-3"  # the first one's loss is 8% above the other's
+    question = proposed("batch.micro=1,2,4,8", rates, "fidelity=probe+train")
+    late = [record.label for record in question.records if record.spec.overrides["batch.micro"] in ("4", "8")]
+    assert late and not any("1e-05" in label for label in late)
+    best = question.ranking().best
+    assert best is not None and best.label == "batch.micro=8 train.learning_rate=0.003"
+
+
+def test_each_kind_of_training_is_tried_before_its_loss_is_taken_for_the_lowest() -> None:
+    def answers(spec: TrialSpec) -> Recording:
+        found = answer(spec)
+        slow_and_good = spec.config["lora"]["r"] == 32 and not spec.config["trial"]["probe_steps"]
+        better = dataclasses.replace(found.result.measurements, tokens_per_s=1.0, eval_loss=1.0)
+        return Recording(dataclasses.replace(found.result, measurements=better)) if slow_and_good else found
+
+    question = proposed("batch.micro=1,2,4,8", "lora.r=8,32", "fidelity=probe+train", answers=answers)
+    best = question.ranking().best
+    assert best is not None and best.metric("eval_loss") == 1.0, "as the whole grid would say"
+
+
+def test_a_trainings_kind_is_what_decides_its_loss() -> None:
+    plain = Config()
+    for same in (
+        dataclasses.replace(plain, checkpointing=True, attention="eager", trainer="hf"),
+        dataclasses.replace(plain, optim="adamw_torch_fused"),
+        dataclasses.replace(plain, trial=dataclasses.replace(plain.trial, probe_steps=8)),
+    ):
+        assert loss_key(same) == loss_key(plain)
+    for other in (
+        dataclasses.replace(plain, precision="bf16"),
+        dataclasses.replace(plain, optim="adafactor"),
+        dataclasses.replace(plain, lora=dataclasses.replace(plain.lora, r=16)),
+    ):
+        assert loss_key(other) != loss_key(plain)
 
 
 def test_the_first_probe_that_is_possible_is_trained() -> None:
