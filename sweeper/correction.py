@@ -19,6 +19,8 @@ PATH = ("trainer", "adapter", "quantization", "precision", "attention", "checkpo
 """Options that decide a trial's code path."""
 FACTORS = (0.8, 1.25)
 """Limits of the factor: more than a quarter is no residual, and is left to the constant."""
+MOST_POINTS = 50
+"""Trials of a code path that are remembered, the latest ones: the fit looks at all pairs."""
 FEW = 3
 """Trials below which a path has a constant only: a slope through two points is noise."""
 
@@ -58,7 +60,9 @@ class Corrections:
         predicted, measured = record.metric("predicted_memory_bytes"), record.metric("peak_memory_bytes")
         completed = record.result is not None and record.result.outcome is Outcome.COMPLETED
         if completed and predicted and measured:
-            self._points.setdefault(path_of(record.spec.config), []).append((predicted, measured))
+            points = self._points.setdefault(path_of(record.spec.config), [])
+            points.append((predicted, measured))
+            del points[:-MOST_POINTS]
 
     def of(self, config: Mapping[str, Any]) -> Correction:
         """The correction for a configuration."""

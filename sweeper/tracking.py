@@ -25,6 +25,11 @@ StudyState = Literal["running", "ended", "interrupted"]
 _STUDY_STATUS = {"running": "RUNNING", "ended": "FINISHED", "interrupted": "KILLED"}
 
 
+SAVES = 100
+"""A ledger of more trials than this is saved after each percent of them: what a killed driver has not noted,
+the store itself tells the next one."""
+
+
 @dataclass
 class Ledger:
     """Which MLflow run holds which trial: `tracking.json`."""
@@ -196,7 +201,8 @@ class Tracker:
         self._ledger.trials[number] = run_id
         self.sent += 1
         self._ledger.ended = False  # its ranking does not know this trial
-        self._save_ledger()
+        if self.sent % max(1, len(self._ledger.trials) // SAVES) == 0:
+            self._save_ledger()
 
     def _send_missing(self) -> None:
         for record in self._missing():
