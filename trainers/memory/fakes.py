@@ -13,7 +13,7 @@ from unittest.mock import patch
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
@@ -25,6 +25,7 @@ from transformers import (
 from transformers.quantizers.auto import AutoHfQuantizer
 
 from sweeper.schema import Config
+from trainers.memory.remembered import RememberingFakeMode
 from trainers.model import configure, load_config, quantization
 from trainers.precision import weights_dtype
 
@@ -41,7 +42,7 @@ def fake_tensors() -> Iterator[None]:
         # transformers takes a fake tensor for a compiler's, and then keeps masks that a trial leaves out
         patch.object(masking_utils, "is_tracing", lambda tensor=None: False),
         patch.object(nn.Module, "_apply", _apply),
-        FakeTensorMode(allow_non_fake_inputs=True),
+        RememberingFakeMode(),
     ):
         yield
 

@@ -73,6 +73,11 @@ class StorageMeter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._rounded = rounded or (lambda size: size)
         self._on_change = on_change
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing compiles under a meter, and torch's guard against it takes longer than the count."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         reply = self._replies.get(func)
         if reply is None:
