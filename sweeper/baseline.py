@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from sweeper.config import groups, keys
 from sweeper.contract import Problem
-from sweeper.dimensions import ONE_PER_STUDY, Choices, Dimension
+from sweeper.dimensions import ONE_PER_STUDY, Choices, Dimension, plain
 
 KEY = "constraint.baseline"
 
@@ -40,14 +40,6 @@ def baseline_cell(
 
 
 def _as_listed(value: str, dimension: Dimension) -> str:
-    """The value in the words of the list that holds the same number."""
-    if not isinstance(dimension, Choices) or value in dimension.values:
-        return value
-    return next((item for item in dimension.values if _number(item) == _number(value) is not None), value)
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
+    """The value as the list writes it."""
+    values = dimension.values if isinstance(dimension, Choices) else ()
+    return next((item for item in values if plain(item) == plain(value)), value)

@@ -19,6 +19,8 @@ from sweeper.contract import Problem
 from sweeper.schema import DEFAULT_EFFECTIVE_BATCH, DEFAULT_STEPS, MISSING, BatchConfig, Config
 
 DEFAULT_OBJECTIVE = "tokens_per_s"
+MAPPINGS = ("space.sweep", "space.only_when")
+"""Options whose value is a mapping from options: `space.only_when={lora.use_dora: quantization=none}`."""
 
 OPTIMIZERS = (
     "adamw_torch adamw_torch_fused adamw_torch_xla adamw_torch_npu_fused adamw_anyprecision "
@@ -38,7 +40,10 @@ def register() -> None:
     defaults = Config().to_dict()
     for section in ("model", "data"):  # set by the group's option; OmegaConf never merges ??? over a value
         defaults[section]["path"] = MISSING
-    store.store(name="schema", node=defaults, provider="sweeper")
+    schema = OmegaConf.create(defaults)
+    for name in MAPPINGS:  # any option may stand in them; Hydra refuses keys that the schema lacks elsewhere
+        OmegaConf.set_struct(OmegaConf.select(schema, name), value=False)
+    store.store(name="schema", node=schema, provider="sweeper")
     for name in OPTIMIZERS:
         store.store(group="optim", name=name, node={"optim": name}, package="_global_", provider="sweeper")
 
@@ -179,8 +184,12 @@ def _unknown_key(override: Any, known: list[str]) -> Problem:
     near = difflib.get_close_matches(key, known, n=3, cutoff=0.6)
     near += [last_parts[part] for part in difflib.get_close_matches(key, last_parts, n=2, cutoff=0.7)]
     sections = {name.partition(".")[0] for name in known if "." in name}
+    mapping = next((name for name in MAPPINGS if key.startswith(f"{name}.")), None)
     if key in sections:
         rule, remedy = "a section takes no value", f"set one of its options, such as {_first(key, known)}"
+    elif mapping:
+        rule = f"{mapping} takes its options in braces"
+        remedy = f"write \"{mapping}={{{key.removeprefix(f'{mapping}.')}: '…'}}\""
     else:
         rule = "the option must exist"
         remedy = f"take {' or '.join(dict.fromkeys(near))}" if near else "see `python -m sweeper options`"

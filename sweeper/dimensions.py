@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -186,7 +187,18 @@ class Conditions:
 
 
 def _holds(terms: Terms, values: Mapping[str, str]) -> bool:
-    return all(values.get(key) in allowed for key, allowed in terms.items())
+    return all(plain(values.get(key, "")) in map(plain, allowed) for key, allowed in terms.items())
+
+
+@lru_cache(4096)
+def plain(text: str) -> str:
+    """A value however it is written: a sweep over `true` and `1e-4` has the values `True` and `0.0001`."""
+    if text.lower() in ("true", "false"):
+        return text.lower()
+    try:
+        return repr(float(text))
+    except ValueError:
+        return text
 
 
 def written(space: SpaceConfig) -> tuple[dict[str, Dimension], Conditions, Found]:

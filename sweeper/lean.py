@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import replace
 
 from sweeper.contract import TrialResult
 from sweeper.records import TrialRecord
-from sweeper.schema import HardwareConfig
 
 
 class Lean:
     """Makes records share what they have in common."""
 
-    def __init__(self, hardware: HardwareConfig) -> None:
-        """`hardware`: as it is known today, so that costs are of today's price."""
-        self._hardware = dataclasses.asdict(hardware)
+    def __init__(self) -> None:
         self._shared: TrialResult | None = None
         self._sections: dict[str, object] = {}
 
@@ -32,7 +28,7 @@ class Lean:
             }
             result = replace(result, **same)
         self._shared = result
-        config = {**record.spec.config, "hardware": self._hardware}
+        config = dict(record.spec.config)
         for name, section in config.items():
             if self._sections.setdefault(name, section) == section:
                 config[name] = self._sections[name]

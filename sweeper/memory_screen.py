@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -100,6 +101,8 @@ class MemoryScreen:
 
     def expected(self, config: Config) -> Expected | None:
         """What a trial of this configuration is expected to need; None where it could not be predicted."""
+        if config.batch.micro == "auto":
+            return None
         (answer,) = self.look([config])
         if not isinstance(answer, MemoryPrediction):
             return None
@@ -125,6 +128,22 @@ class MemoryScreen:
         ]
         too_many = bisect_left(tried, True, key=lambda sized: not self._fits(sized, limit_bytes))
         return tried[max(too_many - 1, 0)]
+
+    def sized_if_possible(self, cell: Cell) -> Cell:
+        """The same, but left as it is where that cannot be done: what is wrong with a cell that a search has
+        drawn is no mistake of the user's. It is said by `refusal`."""
+        with suppress(ConfigurationError):
+            return self.sized(cell)
+        return cell
+
+    def refusal(self, config: Config) -> TrialResult | None:
+        """How a trial would end whose `batch.micro=auto` has found no number; None for all others."""
+        try:
+            self.sized(Cell({}, config))
+        except ConfigurationError as error:
+            ((problem, _),) = error.problems
+            return TrialResult(Outcome.INVALID, f"{problem.rule}: {problem.remedy}", ended_at=now())
+        return None
 
     def _fits(self, cell: Cell, limit_bytes: int) -> bool:
         (answer,) = self.look([cell.config])

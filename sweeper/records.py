@@ -17,7 +17,7 @@ import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -33,6 +33,9 @@ from sweeper.contract import (
     read_json,
     write_json,
 )
+
+PRICE = "price_per_hour"
+"""Option of `hardware` that costs are made of."""
 
 
 class StudyIsBusyError(RuntimeError):
@@ -66,7 +69,7 @@ def _energy_per_token_j(measured: Measurements, config: Mapping[str, Any]) -> fl
 
 
 def _cost_per_million_tokens(measured: Measurements, config: Mapping[str, Any]) -> float | None:
-    price_per_hour = config.get("hardware", {}).get("price_per_hour")
+    price_per_hour = config.get("hardware", {}).get(PRICE)
     if price_per_hour is None or not measured.tokens_per_s:
         return None
     return float(price_per_hour) / 3600 / measured.tokens_per_s * 1e6
@@ -197,8 +200,12 @@ class StudyFolder:
         write_json(self.study, dataclasses.asdict(record))
 
     def read_trials(self, progress: bool = False) -> list[TrialRecord]:
-        """All trials in the order of their numbers, with their progress lines if asked for."""
-        return [self._read_trial(number, progress) for number in self._numbers()]
+        """All trials in the order of their numbers, with their progress lines if asked for.
+
+        Each has the price of its device when it ran; one that ran before a price was given has the study's.
+        """
+        price = self._price()
+        return [self._read_trial(number, progress, price) for number in self._numbers()]
 
     def highest(self) -> int:
         """The highest number of a trial's folder, also of one without a record; -1 when there is none."""
@@ -206,7 +213,14 @@ class StudyFolder:
         return max(map(int, names), default=-1)
 
     def read_trial(self, number: int) -> TrialRecord:
-        return self._read_trial(number, progress=True)
+        return self._read_trial(number, progress=True, price=self._price())
+
+    def _price(self) -> Any:
+        """What a device costs now, as far as the study's record tells."""
+        with suppress(UnreadableFileError):
+            study = self.read_study()
+            return study.config.get("hardware", {}).get(PRICE) if study else None
+        return None
 
     def _numbers(self) -> list[int]:
         if not self.trials.exists():
@@ -214,10 +228,13 @@ class StudyFolder:
         names = (entry.name for entry in os.scandir(self.trials) if entry.is_dir())
         return sorted(int(name) for name in names if name.isdigit() and self.trial(int(name)).spec.exists())
 
-    def _read_trial(self, number: int, progress: bool) -> TrialRecord:
+    def _read_trial(self, number: int, progress: bool, price: Any) -> TrialRecord:
         folder = self.trial(number)
-        lines = folder.read_progress() if progress else []
-        return TrialRecord(folder.read_spec(), folder.read_result(), folder, lines)
+        lines, spec = folder.read_progress() if progress else [], folder.read_spec()
+        hardware = spec.config.get("hardware", {})
+        if price is not None and hardware.get(PRICE) is None:
+            spec.config["hardware"] = {**hardware, PRICE: price}
+        return TrialRecord(spec, folder.read_result(), folder, lines)
 
     def is_locked(self) -> bool:
         """Whether a driver is running this study now."""

@@ -7,8 +7,8 @@ import shlex
 from sweeper.records import StudyRecord, TrialRecord
 
 NOT_OF_ONE_TRIAL = (
-    "study.name=", "study.fresh=", "strategy=", "fidelity=", "pruner=", "slots=", "space=", "search.",
-    "budget.", "repeats.",
+    "study.name=", "study.fresh=", "strategy=", "fidelity=", "pruner=", "slots=", "space=", "space.",
+    "search.", "budget.", "repeats.",
 )  # fmt: skip
 """Overrides that mean nothing to a single trial."""
 

@@ -20,9 +20,6 @@ from sweeper.schema import Config
 Dimensions = Mapping[str, Dimension]
 DURATION = re.compile(r"(\d+(?:\.\d+)?)(s|m|h|d)")
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-SAMPLER_PACKAGES = {"gp": ("scipy", "torch"), "cmaes": ("cmaes",), "qmc": ("scipy",)}
-"""What Optuna's samplers import when they are used (optuna.samplers, 5.0)."""
-
 
 CUDA_ALONE = (
     "energy_j energy_per_token_j peak_memory_allocated_bytes peak_memory_reserved_bytes device_memory_bytes"
@@ -204,10 +201,9 @@ def something_to_search(config: Config, dimensions: Dimensions, strategy: str) -
 def sampler(config: Config, dimensions: Dimensions, strategy: str) -> Iterator[Problem]:
     """What the sampler imports is installed, and it can do what is asked."""
     name = config.search.sampler
-    missing = [item for item in SAMPLER_PACKAGES.get(name, ()) if importlib.util.find_spec(item) is None]
-    if strategy in ("search", "joint") and missing:
-        packages = " ".join(missing)
-        yield Problem(f"sampler {name} needs {packages}", "search.sampler", name, f"pip install {packages}")
+    if name == "cmaes" and strategy in ("search", "joint") and importlib.util.find_spec("cmaes") is None:
+        rule, remedy = "search.sampler=cmaes needs the package cmaes", "pip install 'sweeper[cmaes]'"
+        yield Problem(rule, "search.sampler", name, remedy)
     if name == "cmaes" and len(objectives(config.objective)) > 1:
         yield Problem(
             "cmaes needs a single objective", "search.sampler", name, "take search.sampler=tpe or nsgaii"

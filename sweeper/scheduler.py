@@ -70,7 +70,8 @@ class Scheduler:
         self._config = self.space.config
         self._rule = Rule.of(self._config.objective, self._config.constraint)
         self._dominance = Dominance()
-        self.screens[:0] = [self.identities.verdict, self._dominance.verdict]
+        sizing = [self.memory.refusal] if self.memory else []
+        self.screens[:0] = [self.identities.verdict, *sizing, self._dominance.verdict]
         self._pruning = Pruning(self._config)
         self._settled: dict[str, TrialRecord] = {}
         self._running: dict[str, Running] = {}
@@ -80,7 +81,7 @@ class Scheduler:
         self._waits = False
         """Whether a cell waits for a GPU on which another process computes."""
         self._reference: float | None = None
-        self._lean = Lean(self._config.hardware).of
+        self._lean = Lean().of
         self.asking.question.slots = len(self.slots)
 
     def settle(self) -> None:
@@ -180,7 +181,7 @@ class Scheduler:
         """The cell as the slots measure it: all of them have equal shares of the machine. A micro batch
         that is left to the prediction is a number here."""
         cell = self.slots[0].fitted(proposal.cell)
-        return self.memory.sized(cell) if self.memory else cell
+        return self.memory.sized_if_possible(cell) if self.memory else cell
 
     def _reuse(self, proposal: Proposal, record: TrialRecord) -> None:
         """The cell was measured before."""

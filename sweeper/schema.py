@@ -238,7 +238,8 @@ class HardwareConfig:
     """What is known of the machine that it cannot tell itself."""
 
     price_per_hour: float | None = None
-    """Price of one device for an hour, in your currency. Unset: no costs are given."""
+    """Price of one device for an hour, in your currency. Unset: no costs are given. A finished trial keeps
+    the price at which it ran."""
 
 
 @dataclass(frozen=True)

@@ -46,14 +46,15 @@ class ConstraintConfig:
 @dataclass(frozen=True)
 class SpaceConfig:
     """A space that is written down instead of typed. Group `space`: paper, and files of your own
-    (`conf/space/*.yaml`). What the command line sweeps is added to it."""
+    (`conf/space/*.yaml`). What the command line sweeps is added to it; what it gives one value keeps it."""
 
     sweep: dict[str, str] = field(default_factory=dict)
     """Option -> what it may be, in the words of the command line: `1,2,4`, `choice(a,b)`,
     `range(8,33,8)`, `interval(0.1,1)`, `tag(log,interval(1e-4,1e-2))`, `int(interval(1,64))`."""
     only_when: dict[str, str] = field(default_factory=dict)
     """Swept option -> the condition under which it is swept, `option=value,value option=value`;
-    elsewhere the option keeps its value without the sweep."""
+    elsewhere the option keeps its value without the sweep. On a command line:
+    `"space.only_when={lora.use_dora: 'quantization=none'}"`."""
     never: tuple[str, ...] = ()
     """Combinations that are left out, each `option=value,value option=value`."""
 
@@ -66,7 +67,8 @@ class SearchConfig:
     """Cells to propose; `hydra.sweeper.n_trials` says the same. Set: the space is searched, not
     enumerated. Unset: 30 where there is a continuous range, every cell elsewhere."""
     sampler: Sampler = "tpe"
-    """Who proposes: `tpe`, `random`, `qmc`, `gp`, `cmaes` or `nsgaii`, all of them Optuna's."""
+    """Who proposes: `tpe`, `random`, `qmc`, `gp`, `cmaes` (heeds no constraint; comes with
+    `pip install 'sweeper[cmaes]'`) or `nsgaii`, all of them Optuna's."""
     seed: int = 0
     """Seed of the sampler: the same results lead to the same proposals."""
     probe_steps: int = 5

@@ -35,6 +35,8 @@ NOT_THE_QUESTION = (
     "slots", "repeats.", "search.n_trials",
 )  # fmt: skip
 """Overrides that do not change what a study asks, and so do not change its derived name."""
+FOUND_BY_PAPER = ("batch.micro", "batch.effective")
+"""Options that `strategy=paper` varies also where they are not swept."""
 DEFAULT_TRIALS = 30
 """Cells that are proposed where a continuous range leaves no end of them."""
 ENUMERATED = 5000
@@ -159,7 +161,7 @@ def expand(arguments: Sequence[str], config_name: str, machine: Machine, reads: 
         raise ConfigurationError([*problems, *((item, "") for item in base_problems)])
     config = base
     dimensions, conditions, more = written(config.space)
-    dimensions |= swept
+    dimensions |= _held(overrides, dimensions, config) | swept
     problems += more
     known = {*groups(), *keys()}
     problems += [(item, "") for item in condition_problems(conditions, known, dimensions)]
@@ -201,6 +203,16 @@ def _with_default_space(fixed: list[str], swept: Mapping[str, Dimension]) -> lis
     asked = {"strategy=paper", "strategy=joint"} & set(fixed)
     given = swept or any(item.startswith("space=") for item in fixed)
     return [*fixed, "space=paper"] if asked and not given else fixed
+
+
+def _held(overrides: Sequence[Any], written: Mapping[str, Dimension], config: Config) -> dict[str, Dimension]:
+    """Options that would vary, but have one value on the command line: it holds for every cell."""
+    varied = {*written, *(FOUND_BY_PAPER if config.strategy == "paper" else ())}
+    return {
+        item.key_or_group: Choices((item.get_value_element_as_str(),))
+        for item in overrides
+        if item.key_or_group in varied and not item.is_sweep_override() and item.value() is not None
+    }
 
 
 def _strategy(space: Space) -> str:

@@ -32,6 +32,9 @@ _ENVIRONMENT = {
 """Set before mlflow is imported unless the user has set them. MLflow's own defaults retry a dead
 server for minutes, and the study would wait."""
 
+LIBRARIES = ("optuna", "alembic.command", "mlflow", "mlflow.store.tracking.sqlalchemy_store")
+"""Slow to import; the first use of a local store would import the two that their libraries put off."""
+
 _STUDY, _GENERATION = "sweeper.study_id", "sweeper.generation"
 _TRIAL, _KEY = "sweeper.trial", "sweeper.trial_key"
 _PRODUCTION = "sweeper.production"
@@ -105,7 +108,7 @@ class Preload:
         self._folder.cleanup()
 
     def _work(self) -> None:
-        for library in ("optuna", "mlflow"):
+        for library in LIBRARIES:
             importlib.import_module(library)
         if self._builds:
             with suppress(StoreError), store_errors():  # whoever opens the store tries again, and tells

@@ -103,6 +103,34 @@ def test_skipped_cells_are_run_once_they_are_asked_for(tmp_path: Path) -> None:
     assert any(line.startswith("1 cell: 1 to run") for line in forced.lines), "what is left alone is counted"
 
 
+@dataclass
+class Blind(Predicting):
+    """Predicts nothing where two values meet that it predicts with others."""
+
+    def submit(self, verb: str, folder: Path, stdout: Path, stderr: Path) -> RecordedJob:
+        job = super().submit(verb, folder, stdout, stderr)
+        if verb == "memory":
+            asked, found = read_json(folder / "memory.json"), read_json(folder / "predicted.json")
+            for config, cell in zip(asked["configs"], found["cells"], strict=True):
+                if config["precision"] == "bf16" and config["optim"] == "adafactor":
+                    cell["error"] = "its kernels are unknown"
+            write_json(folder / "predicted.json", found)
+        return job
+
+
+def test_a_drawn_cell_whose_micro_batch_cannot_be_predicted_ends_no_study(tmp_path: Path) -> None:
+    sizes = ("batch.micro=auto", "trial.memory_limit_gib=0.5", "batch.effective=4")
+    asked = (*sizes, "precision=fp32,bf16", "optim=adamw,adafactor", "search.n_trials=4")
+    played = play(tmp_path, *asked, launcher=Blind(answer))
+    outcomes = {record.label: record.result.outcome for record in played.records if record.result}
+    refused = outcomes.pop("optim=adafactor precision=bf16")
+    assert refused is Outcome.INVALID and set(outcomes.values()) == {Outcome.COMPLETED} and len(outcomes) == 3
+    (record,) = (item for item in played.records if item.result and item.result.outcome is Outcome.INVALID)
+    assert record.result is not None and "its kernels are unknown" in (record.result.reason or "")
+    again = play(tmp_path, *asked, launcher=Blind(answer))
+    assert again.launcher.started == 0 and len(again.records) == 4
+
+
 def test_searches_say_that_predictions_come_one_by_one(tmp_path: Path) -> None:
     done = play(tmp_path, "batch.micro=1,2,4", "search.n_trials=2", launcher=Predicting(answer))
     assert "2 cells: memory and time are predicted as each one's turn comes" in done.lines

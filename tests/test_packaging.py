@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.commands import SHORT
 from tests.test_layering import PACKAGES, ROOT, SOURCES, imported_anywhere
 
 UNIMPORTED = {"safetensors"}
@@ -135,10 +136,7 @@ def test_the_wheel_runs_elsewhere_without_the_checkout(installed: Path, tmp_path
 def test_the_wheel_runs_the_main_job(installed: Path, tmp_path: Path) -> None:
     folder = tmp_path / "empty"
     folder.mkdir()
-    run(
-        [installed / "python", "-m", "sweeper", "-m", "lora.r=8,16", "train.steps=2", "trial.warmup_steps=1"],
-        folder,
-    )
+    run([installed / "python", "-m", "sweeper", "-m", "lora.r=8,16", *SHORT], folder)
     results = [
         json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("studies/*/trials/*/result.json")
     ]

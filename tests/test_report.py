@@ -108,6 +108,33 @@ def test_the_page_opens_without_an_error_and_every_figure_has_marks(
         assert MARKS.search(figure_dom) or "<image" in figure_dom, f"{key} shows nothing"
 
 
+OVERLAPS = """<script>setTimeout(() => {
+  const texts = [...document.querySelectorAll("#effects .ytick text, #effects .annotation text, .bartext")];
+  const boxes = texts.map((text) => text.getBoundingClientRect());
+  const meet = (a, b) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
+  const pairs = boxes.flatMap((box, at) => boxes.slice(at + 1).filter((other) => meet(box, other)));
+  document.documentElement.dataset.overlaps = `${pairs.length} of ${texts.length}`;
+}, 5000);</script>"""
+
+
+@needs_chromium
+def test_the_value_of_a_short_bar_lies_on_no_name_of_a_change(tmp_path: Path) -> None:
+    optimizers = {"adamw": (1000.0, 2000), "adafactor": (970.0, 1990), "bnb8": (3000.0, 3500)}
+    study = write_study(tmp_path / "study", {"optim": list(optimizers)})
+    for number, (name, (speed, memory)) in enumerate(optimizers.items()):
+        found: dict[str, Any] = {
+            "tokens_per_s": speed,
+            "peak_memory_bytes": memory * MIB,
+            "eval_loss": 2 - number / 1000,
+        }
+        write_trial(study, number, {"optim": name}, **found)
+    write(opened(study))
+    study.report_html.write_text(page(study).replace("</body>", f"{OVERLAPS}</body>"), encoding="utf-8")
+    dom = opened_in_browser(study, tmp_path / "profile", 1400)
+    opening = dom[: dom.index("<head")]
+    assert re.search(r'data-overlaps="0 of [1-9]', opening), opening
+
+
 def test_every_section_of_a_full_study_has_its_figures_and_tables(folders: dict[str, StudyFolder]) -> None:
     text = page(folders["methods"])
     sections = dict(re.findall(r'<section id="([\w-]+)">(.*?)</section>', text, re.DOTALL))

@@ -72,7 +72,7 @@ def test_a_study_that_was_cut_off_anywhere_decides_as_one_that_was_not(arguments
             assert resumed.decisions == whole.decisions
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "gp", "nsgaii"])
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "nsgaii", "cmaes"])
 def test_a_seeded_search_proposes_the_same_cells_twice(sampler: str) -> None:
     asked = (*SEARCH[:2], "search.n_trials=12", f"search.sampler={sampler}")
     once, twice = proposed(*asked), proposed(*asked)
@@ -138,6 +138,13 @@ def test_the_paper_trains_every_cell_on_as_many_examples() -> None:
     for record in question.records:
         batch, train = record.spec.config["batch"], record.spec.config["train"]
         assert batch["effective"] * train["steps"] == 16 * 20
+
+
+def test_the_paper_keeps_a_batch_that_it_is_given() -> None:
+    seen: list[Proposal] = []
+    proposed("strategy=paper", "batch.micro=2", "batch.effective=16", "precision=fp32,bf16", seen=seen)
+    batches = {(item.cell.config.batch.micro, item.cell.config.batch.effective) for item in seen}
+    assert batches == {(2, 16)}
 
 
 def test_the_paper_takes_the_smaller_micro_batch_of_two_that_are_as_fast() -> None:

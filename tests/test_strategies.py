@@ -10,6 +10,7 @@ from threading import Thread
 from typing import Any
 
 import optuna
+import pytest
 
 from sweeper.contract import Outcome, TrialFolder, TrialSpec, read_json, write_json
 from sweeper.launchers.recorded import RecordedJob, RecordedLauncher, Recording
@@ -17,6 +18,7 @@ from sweeper.reading import opened
 from sweeper.records import TrialRecord
 from sweeper.studies import summaries
 from tests.recorded import Interrupted, answer, interrupted, lines_of, play
+from tests.synthetic import write_study, write_trial
 
 FINALISTS = ("batch.micro=1,2,4", "repeats.finalists=2", "repeats.runs=3")
 
@@ -50,7 +52,7 @@ def test_a_budget_ends_a_study_that_goes_on_even_when_its_ledger_is_lost(tmp_pat
 
 
 def test_the_papers_decisions_and_effects_stand_in_the_report(tmp_path: Path) -> None:
-    asked = ("strategy=paper", "batch.micro=2,4", "batch.effective=16", "precision=fp32,bf16")
+    asked = ("strategy=paper", "batch.micro=2,4", "batch.effective=16,8,32", "precision=fp32,bf16")
     interrupted(tmp_path, 3, *asked)
     played = play(tmp_path, *asked, "budget.trials=5")
     folder = played.verdict.folder
@@ -60,6 +62,23 @@ def test_the_papers_decisions_and_effects_stand_in_the_report(tmp_path: Path) ->
     assert "How the search went" in report and decisions[0]["text"] in report
     assert "| precision=bf16 |" in report and "speed of fp32" in report
     assert "How the search went" in folder.report_html.read_text()
+
+
+def test_a_finished_trial_keeps_the_price_at_which_it_ran(tmp_path: Path) -> None:
+    asked = ("batch.micro=1,2", "objective.minimize=cost_per_million_tokens", "study.name=s")
+    play(tmp_path, *asked, "hardware.price_per_hour=2", "budget.trials=1")
+    played = play(tmp_path, *asked, "hardware.price_per_hour=36")
+    costs = [record.metric("cost_per_million_tokens") for record in played.records]
+    speeds = [record.metric("tokens_per_s") or 0 for record in played.records]
+    assert costs == [pytest.approx(price / 3600 / v * 1e6) for price, v in zip((2, 36), speeds, strict=True)]
+    best = played.verdict.ranking.best
+    assert best is not None and best.number == 0
+
+
+def test_a_trial_without_a_price_costs_what_the_study_says(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "s", {"lora.r": ["8"]}, hardware={"price_per_hour": 36})
+    write_trial(folder, 0, {"lora.r": "8"}, tokens_per_s=1000.0)
+    assert folder.read_trials()[0].metric("cost_per_million_tokens") == pytest.approx(10)
 
 
 def losing(spec: TrialSpec) -> Recording:

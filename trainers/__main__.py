@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import re
 import sys
 import tempfile
 import traceback
@@ -18,6 +19,11 @@ from trainers.process import MemoryLimit, choose_devices, use_threads
 
 CUDA_ERROR_MEMORY_ALLOCATION = 2
 """`cudaErrorMemoryAllocation` of CUDA's driver_types.h."""
+ALLOCATION_FAILED = re.compile(
+    r"\b(CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_(ALLOC|INTERNAL_ERROR_(HOST|DEVICE)_ALLOCATION)_FAILED)\b"
+)
+"""Statuses of cublas_api.h and cudnn_graph.h (the first of cuDNN's up to its version 8). torch raises them as
+plain RuntimeErrors: the status has no other place than the text, where it is a name that can be relied on."""
 
 
 def main(arguments: list[str]) -> int:
@@ -62,16 +68,18 @@ def _result(spec: TrialSpec, folder: TrialFolder) -> TrialResult:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed, by the exception's type, or the code that CUDA gave it.
+    """Whether an allocation failed, by the exception's type, the code that CUDA gave it, or the status that
+    cuBLAS or cuDNN gave.
 
-    cuBLAS's CUBLAS_STATUS_ALLOC_FAILED is a plain RuntimeError to torch, whose text alone would tell it;
-    bitsandbytes' own allocations end the process when they fail. Neither is recognised here.
+    bitsandbytes' own allocations end the process when they fail: they are not recognised here.
     """
     import torch
 
     if isinstance(error, torch.AcceleratorError):
         return getattr(error, "error_code", None) == CUDA_ERROR_MEMORY_ALLOCATION
-    return isinstance(error, torch.OutOfMemoryError | MemoryError)
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and ALLOCATION_FAILED.search(str(error)) is not None
 
 
 def _let_go(error: BaseException | None) -> None:

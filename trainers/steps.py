@@ -104,7 +104,7 @@ class Recorder:
             learning_rate=learning_rate,
             grad_norm=None if grad_norm is None else float(grad_norm),
         )
-        self.ending = self._diverged() or read_stop(self.stop_file)
+        self.ending = self._diverged() or self._stopped()
         if self.ending is None and self._evaluation_is_due():
             self.evaluate(self.steps)
         self._began_s = self.meters.idle_s()
@@ -118,6 +118,12 @@ class Recorder:
             f"the loss must stay finite, but is {self.losses[-1]} at step {self.steps}: lower "
             "train.learning_rate, or train in fp32 or bf16",
         )
+
+    def _stopped(self) -> Ending | None:
+        """What the driver asks for. A training that is done cannot be pruned: it is measured completely."""
+        asked = read_stop(self.stop_file)
+        is_moot = asked is not None and asked.outcome is Outcome.PRUNED and self.steps == self.plan.steps
+        return None if is_moot else asked
 
     def _evaluation_is_due(self) -> bool:
         every = self.evaluate_every

@@ -128,10 +128,13 @@ def _work(verb: str, folder: Path) -> int:
 
 def _preload() -> None:
     gc.disable()  # imports make no garbage, and looking for it takes a tenth of their time
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
     import trainers.memory.__main__
     import trainers.prepare
     import trainers.trial  # noqa: F401
 
+    get_checkpoint_conversion_mapping("")  # compiles what renames the weights of all architectures
     gc.enable()
     gc.collect()
     gc.freeze()  # what is here now is not the children's garbage

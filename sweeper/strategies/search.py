@@ -128,12 +128,14 @@ class Proposer:
         outcome = result.outcome if result else Outcome.CANCELLED
         gains = [objective.of(record) for objective in question.objectives]
         loss = reference_loss(question.records, question.rule)
-        for name, value in violated_by(record, question.config.constraint, loss).items():
-            trial.set_constraint(name, value)
+        violated = violated_by(record, question.config.constraint, loss)
+        is_infeasible = outcome in (*INFEASIBLE, Outcome.PRUNED)
+        if question.config.search.sampler != "cmaes":  # which heeds no constraint, and warns of each
+            for name, value in (violated | ({outcome.value: 1.0} if is_infeasible else {})).items():
+                trial.set_constraint(name, value)
         if outcome is Outcome.COMPLETED and None not in gains:
             self._study.tell(trial, [gain for gain in gains if gain is not None])
-        elif outcome in (*INFEASIBLE, Outcome.PRUNED):
-            trial.set_constraint(outcome.value, 1.0)
+        elif is_infeasible:
             self._study.tell(trial, state=TrialState.PRUNED)
         else:
             self._study.tell(trial, state=TrialState.FAIL)

@@ -35,9 +35,15 @@ def accelerator_error(code: int) -> torch.AcceleratorError:
         (accelerator_error(700), False),  # cudaErrorIllegalAddress
         (torch.AcceleratorError("out of memory"), False),
         (RuntimeError("CUDA out of memory"), False),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_INVALID_VALUE when calling `cublasGemmEx(…)`"), False),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR"), False),
+        (ValueError("CUBLAS_STATUS_ALLOC_FAILED"), False),
     ],
 )
-def test_out_of_memory_is_told_by_type_and_code(error: Exception, is_memory: bool) -> None:
+def test_out_of_memory_is_told_by_type_code_and_status(error: Exception, is_memory: bool) -> None:
     assert main.is_out_of_memory(error) is is_memory
 
 

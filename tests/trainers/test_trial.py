@@ -67,6 +67,13 @@ def test_pruned_trial_ends_at_the_next_step_and_is_evaluated(trainer: str, run_t
     assert result.measurements.eval_loss is not None
 
 
+def test_trial_that_is_asked_to_stop_in_its_last_step_has_completed(run_trial: RunTrial) -> None:
+    stop = {"outcome": "pruned", "reason": "too slow"}
+    result, folder = run_trial(stop=stop, **{"train.steps": 1, "evaluate.general": 0})
+    assert (result.outcome, result.reason) == (Outcome.COMPLETED, None)
+    assert result.measurements.eval_loss is not None and folder.adapter.exists()
+
+
 @pytest.mark.parametrize("outcome", ["timed_out", "cancelled"])
 def test_stopped_trial_is_not_evaluated_again(outcome: str, run_trial: RunTrial) -> None:
     result, folder = run_trial(stop={"outcome": outcome, "reason": "time is over"})
