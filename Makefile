@@ -25,7 +25,7 @@ sweep: $(INSTALLED) ## run the main job on the embedded model and data
 	PATH="$(CURDIR)/$(BIN):$$PATH" python -m sweeper -m lora.r=8,16 optim=adamw,adafactor,bnb8
 
 test: lint types ## lint, check types, run the tests: what CI runs
-	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
 setup: $(INSTALLED_DEV) ## install everything that work on the code needs
 
@@ -41,7 +41,7 @@ format: $(INSTALLED_DEV) ## fix style and format
 	$(BIN)/ruff format .
 
 coverage: $(INSTALLED_DEV) ## run the tests and measure how much of sweeper/ they reach
-	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile --cov --cov-report=term
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder --cov --cov-report=term
 
 clean: ## remove .venv and what tools left behind; studies stay
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .coverage .coverage.* dist

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 
 from sweeper.records import StudyFolder, TrialRecord
+from tests import forked
 
 SHORT = (
     "train.steps=3", "trial.warmup_steps=1", "data.max_train_examples=64", "data.max_eval_examples=8",
@@ -21,7 +22,12 @@ SHORT = (
 
 
 def sweeper(folder: Path, *arguments: str, timeout_s: float = 240) -> subprocess.CompletedProcess[str]:
-    """Run `python -m sweeper` to its end."""
+    """Run `python -m sweeper` to its end, in a process that need not import the libraries again."""
+    return forked.run(arguments, folder, environment(), timeout_s)
+
+
+def new_sweeper(folder: Path, *arguments: str, timeout_s: float = 240) -> subprocess.CompletedProcess[str]:
+    """Run `python -m sweeper` to its end, in an interpreter of its own."""
     return subprocess.run(
         [sys.executable, "-m", "sweeper", *arguments],
         cwd=folder,

@@ -42,7 +42,7 @@ def test_no_option_is_left_out() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("grid", GRIDS, ids=" ".join)
 def test_every_option_runs(tmp_path: Path, grid: tuple[str, ...]) -> None:
-    done = sweeper(with_store(tmp_path), "-m", *grid, "batch.effective=4", *SHORT)
+    done = sweeper(with_store(tmp_path), "-m", *grid, "batch.effective=4", "data.max_length=64", *SHORT)
     assert done.returncode == 0, done.stdout + done.stderr
     outcomes = {record.label: record.result and record.result.outcome for record in trials(tmp_path)}
     assert set(outcomes.values()) == {Outcome.COMPLETED}, outcomes

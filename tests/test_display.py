@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import os
 import pty
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
 import pytest
 
+from tests import forked
 from tests.commands import SHORT, environment
+from tests.stores import with_store
 
 
 @pytest.mark.slow
 def test_a_terminal_shows_a_live_table_with_progress(tmp_path: Path) -> None:
-    shown = on_a_terminal(tmp_path, "-m", "optim=adamw,adafactor", *SHORT)
+    shown = on_a_terminal(with_store(tmp_path), "-m", "optim=adamw,adafactor", *SHORT)
     for part in ("tokens/s", "peak MiB", "eval loss", "completed", "2 of 2 cells", "s left"):
         assert part in shown, shown
     assert "\x1b[" in shown, "the table is drawn in place"
@@ -27,14 +27,14 @@ def on_a_terminal(folder: Path, *arguments: str) -> str:
     """Everything that the command writes to a terminal of 120 columns."""
     main, secondary = pty.openpty()
     size = {**environment(), "COLUMNS": "120", "LINES": "40", "TERM": "xterm-256color"}
-    command = [sys.executable, "-m", "sweeper", *arguments]
-    process = subprocess.Popen(command, cwd=folder, stdout=secondary, stderr=secondary, env=size)
-    os.close(secondary)
     parts: list[bytes] = []
     reader = threading.Thread(target=_read, args=(main, parts))
     reader.start()
-    assert process.wait(240) == 0, b"".join(parts).decode(errors="replace")
+    terminal = os.ttyname(secondary)
+    code = forked.run_on((terminal, terminal), arguments, folder, size, timeout_s=240)
+    os.close(secondary)
     reader.join()
+    assert code == 0, b"".join(parts).decode(errors="replace")
     os.close(main)
     return b"".join(parts).decode(errors="replace")
 

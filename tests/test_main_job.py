@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sweeper.contract import Outcome
-from tests.commands import SHORT, processes_about, send, start, study, sweeper, trials, wait_for
+from tests.commands import SHORT, new_sweeper, processes_about, send, start, study, sweeper, trials, wait_for
 from tests.stores import with_store
 
 GRID = ("-m", "lora.r=8,16", "optim=adamw,adafactor,bnb8", *SHORT)
@@ -20,7 +20,7 @@ GRID = ("-m", "lora.r=8,16", "optim=adamw,adafactor,bnb8", *SHORT)
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the grid was swept once."""
     folder = tmp_path_factory.mktemp("swept")
-    done = sweeper(folder, *GRID)
+    done = new_sweeper(folder, *GRID)
     assert done.returncode == 0, done.stdout + done.stderr
     (folder / "output.txt").write_text(done.stdout)
     return folder
@@ -111,7 +111,7 @@ def test_one_trial_runs_without_a_sweep_and_anew_when_asked(tmp_path: Path) -> N
 
 
 def test_a_study_goes_on_after_its_driver_was_killed(tmp_path: Path) -> None:
-    driver = start(tmp_path, *GRID)
+    driver = start(with_store(tmp_path), *GRID)
     folder = tmp_path / "studies"
     wait_for(lambda: len(list(folder.glob("*/trials/*/result.json"))) >= 2)
     send(driver, signal.SIGKILL)
@@ -133,7 +133,7 @@ def test_a_study_goes_on_after_its_driver_was_killed(tmp_path: Path) -> None:
 
 
 def test_interrupting_the_driver_ends_the_trial_and_keeps_the_study(tmp_path: Path) -> None:
-    driver = start(tmp_path, *GRID)
+    driver = start(with_store(tmp_path), *GRID)
     wait_for(lambda: list((tmp_path / "studies").glob("*/trials/*/progress.jsonl")))
     send(driver, signal.SIGINT)
     output, _ = driver.communicate(timeout=60)
@@ -159,27 +159,18 @@ def test_running_out_of_memory_is_an_outcome_among_others(tmp_path: Path) -> Non
 
 
 def test_a_trial_that_is_killed_or_too_slow_does_not_stop_the_study(tmp_path: Path) -> None:
-    driver = start(with_store(tmp_path), "-m", "train.steps=4000,3", "trial.timeout_s=5", *SHORT[1:])
+    driver = start(with_store(tmp_path), "-m", "train.steps=4000,5000,3", "trial.timeout_s=5", *SHORT[1:])
+    wait_for(lambda: list((tmp_path / "studies").glob("*/trials/0000/progress.jsonl")))
+    for victim in filter(_is_trial, processes_about(tmp_path)):
+        victim.kill()
     output, _ = driver.communicate(timeout=200)
-    by_steps = {record.spec.overrides["train.steps"]: record.result for record in trials(tmp_path)}
-    slow, quick = by_steps["4000"], by_steps["3"]
+    killed, slow, quick = (record.result for record in trials(tmp_path))
+    assert killed is not None and killed.outcome is Outcome.CRASHED, output
+    assert "signal 9" in (killed.reason or "")
     assert slow is not None and slow.outcome is Outcome.TIMED_OUT, output
     assert slow.measurements.tokens_per_s is not None
     assert quick is not None and quick.outcome is Outcome.COMPLETED
     assert driver.returncode == 0, output
-
-
-def test_a_trial_that_dies_is_crashed_and_the_others_run(tmp_path: Path) -> None:
-    driver = start(with_store(tmp_path), "-m", "train.steps=4000,3", *SHORT[1:])
-    wait_for(lambda: list((tmp_path / "studies").glob("*/trials/0000/progress.jsonl")))
-    victims = [process for process in processes_about(tmp_path) if _is_trial(process)]
-    for victim in victims:
-        victim.kill()
-    output, _ = driver.communicate(timeout=200)
-    first, second = trials(tmp_path)
-    assert first.result is not None and first.result.outcome is Outcome.CRASHED, output
-    assert "signal 9" in (first.result.reason or "")
-    assert second.result is not None and second.result.outcome is Outcome.COMPLETED
 
 
 def _is_trial(process: object) -> bool:

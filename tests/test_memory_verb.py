@@ -33,6 +33,7 @@ from sweeper.time_model import TimeModels, device_key, device_of
 from sweeper.time_model import fitted as fitted_time
 from sweeper.verbs import memory, paper, plan
 from tests.commands import SHORT, sweeper, trials
+from tests.stores import with_store
 
 KINDS = ("weights float32", "adapter", "optimizer state", "activations", "logits and loss")
 
@@ -127,7 +128,7 @@ def test_an_unknown_architecture_is_answered_with_those_that_ship(ask: Ask) -> N
 
 
 def test_a_model_without_weights_is_not_swept(tmp_path: Path) -> None:
-    done = sweeper(tmp_path, "-m", "model=hf", "model.path=arch:llama-2-7b", "lora.r=8,16")
+    done = sweeper(with_store(tmp_path), "-m", "model=hf", "model.path=arch:llama-2-7b", "lora.r=8,16")
     assert done.returncode == 2
     assert "a trial needs a model with weights" in done.stderr
 
@@ -144,7 +145,8 @@ def test_the_bill_counts_what_fits_and_what_is_wrong(ask: Ask) -> None:
 
 
 def test_a_tight_limit_is_skipped_and_a_fitted_one_completes(tmp_path: Path) -> None:
-    done = sweeper(tmp_path, "-m", "batch.micro=16,auto", "trial.memory_limit_gib=0.07", *SHORT)
+    cells = ("-m", "batch.micro=16,auto", "trial.memory_limit_gib=0.07")
+    done = sweeper(with_store(tmp_path), *cells, *SHORT)
     skipped, fitted = trials(tmp_path)
     assert fitted.result is not None and fitted.result.outcome is Outcome.COMPLETED, done.stdout
     assert fitted.spec.config["batch"]["micro"] == 1 and "batch.micro is 1" in done.stdout
@@ -154,7 +156,7 @@ def test_a_tight_limit_is_skipped_and_a_fitted_one_completes(tmp_path: Path) -> 
 
 
 def test_a_trial_records_what_was_predicted(tmp_path: Path, ask: Ask) -> None:
-    assert sweeper(tmp_path, "-m", "lora.r=8,16", *SHORT).returncode == 0
+    assert sweeper(with_store(tmp_path), "-m", "lora.r=8,16", *SHORT).returncode == 0
     first, second = trials(tmp_path)
     for record in (first, second):
         assert record.metric("predicted_memory_bytes") and record.metric("peak_memory_bytes")

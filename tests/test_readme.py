@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from sweeper.cli import VERBS
-from tests.commands import SHORT, environment
+from tests.commands import SHORT, sweeper
 from tests.stores import with_store
 from tests.test_layering import ROOT
 from tests.test_main_job import GRID
@@ -59,10 +59,7 @@ def test_the_command_runs(folder: Path, command: str) -> None:
         words += SHORT
     if words[3] == "production":
         words.append("production.steps=4")
-    done = subprocess.run(
-        [sys.executable, *words[1:]],
-        cwd=folder, env=environment(), capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
+    done = sweeper(folder, *words[3:])
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -17,7 +17,7 @@ from bitsandbytes.optim import GlobalOptimManager  # type: ignore[attr-defined]
 
 from sweeper.contract import TrialFolder, TrialResult, TrialSpec
 from sweeper.schema import Config, from_dict
-from tests.trainers.samples import save_llama, write_gsm8k
+from tests.trainers.samples import QUICK, save_llama, write_gsm8k
 
 torch.set_num_threads(1)  # several test processes with a thread per core each would wait for one another
 
@@ -93,7 +93,7 @@ def run_trial(
 
     def run(stop: dict[str, str] | None = None, **overrides: Any) -> tuple[TrialResult, TrialFolder]:
         folder = TrialFolder(tmp_path / f"trial-{len(list(tmp_path.iterdir()))}")
-        config = make_config(**overrides).to_dict()
+        config = make_config(**{**QUICK, **overrides}).to_dict()
         spec = TrialSpec(study="test", number=0, key="key", config=config, cache_dir=str(cache_dir))
         folder.write_spec(spec)
         if stop is not None:

@@ -12,13 +12,14 @@ import torch
 
 from sweeper.contract import Outcome, ProductionFolder, TrialProgress, TrialResult, TrialSpec
 from sweeper.schema import Config
+from tests.trainers.samples import QUICK
 from trainers.checkpoints import Checkpoints
 from trainers.packing import pack, unpack
 from trainers.production import Production
 
 MakeConfig = Callable[..., Config]
 Produce = Callable[..., TrialResult]
-STEPS = {"production.steps": 9, "production.checkpoint_every_steps": 2, "data.max_eval_examples": 8}
+STEPS = {"production.steps": 9, "production.checkpoint_every_steps": 2, "batch.effective": 8, **QUICK}
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from sweeper.contract import Outcome, TrialFolder, TrialResult
 
 RunTrial = Callable[..., tuple[TrialResult, TrialFolder]]
+Trained = Callable[..., TrialResult]
 
 on_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -55,9 +57,29 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def finished() -> dict[str, TrialResult]:
+    """Trials that ended, by what was asked of them."""
+    return {}
+
+
+@pytest.fixture
+def trained(run_trial: RunTrial, finished: dict[str, TrialResult]) -> Trained:
+    """The result of a trial, which is run once however many tests look at it."""
+
+    def result(**overrides: Any) -> TrialResult:
+        asked = {} if "batch.micro" in overrides else {"batch.effective": 8}
+        key = json.dumps(overrides, sort_keys=True)
+        if key not in finished:
+            finished[key], _ = run_trial(**asked, **overrides)
+        return finished[key]
+
+    return result
+
+
 @pytest.mark.parametrize("name", METHODS)
-def test_method_trains_on_cpu(name: str, run_trial: RunTrial) -> None:
-    result, _ = run_trial(**METHODS[name])
+def test_method_trains_on_cpu(name: str, trained: Trained) -> None:
+    result = trained(**METHODS[name])
     measured = result.measurements
     assert result.outcome is Outcome.COMPLETED
     assert measured.eval_loss is not None and measured.eval_loss_before is not None
@@ -95,16 +117,16 @@ def test_flash_attention_trains(run_trial: RunTrial) -> None:
     assert result.active["attention"] == "flash_attention_2"
 
 
-def test_lora_starts_at_the_base_model(run_trial: RunTrial) -> None:
-    result, _ = run_trial()
-    full, _ = run_trial(adapter="full")
+def test_lora_starts_at_the_base_model(trained: Trained) -> None:
+    result = trained()
+    full = trained(adapter="full")
     assert result.active["lora_a_is_random"] and result.active["lora_b_is_zero"]
     assert result.active["base_frozen"]
     assert result.measurements.eval_loss_before == pytest.approx(full.measurements.eval_loss_before)
 
 
-def test_lora_takes_query_and_value_projections_by_default(run_trial: RunTrial) -> None:
-    result, _ = run_trial(**{"lora.r": 4})
+def test_lora_takes_query_and_value_projections_by_default(trained: Trained) -> None:
+    result = trained(**{"lora.r": 4})
     assert result.active["adapter_modules"] == 4  # two layers, two projections each
     assert result.measurements.trainable_parameters == 4 * 2 * 4 * 128
     total = result.measurements.total_parameters
@@ -112,40 +134,40 @@ def test_lora_takes_query_and_value_projections_by_default(run_trial: RunTrial) 
     assert result.measurements.trainable_share == pytest.approx(4096 / total)
 
 
-def test_rslora_scales_by_the_root_of_the_rank(run_trial: RunTrial) -> None:
-    result, _ = run_trial(**{"lora.use_rslora": True, "lora.r": 16, "lora.alpha": 16})
+def test_rslora_scales_by_the_root_of_the_rank(trained: Trained) -> None:
+    result = trained(**{"lora.use_rslora": True, "lora.r": 16, "lora.alpha": 16})
     assert result.active["adapter_scaling"] == [4.0]
 
 
 @pytest.mark.parametrize(("quantization", "layer"), [("int8", "Linear8bitLt"), ("nf4", "Linear4bit")])
-def test_quantized_layers_replace_the_linear_ones(quantization: str, layer: str, run_trial: RunTrial) -> None:
-    result, _ = run_trial(quantization=quantization)
+def test_quantized_layers_replace_the_linear_ones(quantization: str, layer: str, trained: Trained) -> None:
+    result = trained(quantization=quantization)
     assert result.active["linear_classes"] == {layer: 14, "Linear": 1}  # the head stays as it is
 
 
-def test_packed_4_bit_weights_count_their_logical_elements(run_trial: RunTrial) -> None:
-    packed, _ = run_trial(quantization="nf4")
-    plain, _ = run_trial()
+def test_packed_4_bit_weights_count_their_logical_elements(trained: Trained) -> None:
+    packed = trained(quantization="nf4")
+    plain = trained()
     assert packed.measurements.total_parameters == plain.measurements.total_parameters
 
 
-def test_bf16_pure_holds_everything_in_bfloat16(run_trial: RunTrial) -> None:
-    result, _ = run_trial(precision="bf16_pure")
+def test_bf16_pure_holds_everything_in_bfloat16(trained: Trained) -> None:
+    result = trained(precision="bf16_pure")
     assert set(result.active["base_dtypes"]) == {"bfloat16"}
     assert set(result.active["trainable_dtypes"]) == {"bfloat16"}
     assert set(result.active["optimizer_state_dtypes"]) == {"bfloat16"}
 
 
-def test_bf16_computes_in_bfloat16_over_fp32_weights(run_trial: RunTrial) -> None:
-    result, _ = run_trial(precision="bf16")
+def test_bf16_computes_in_bfloat16_over_fp32_weights(trained: Trained) -> None:
+    result = trained(precision="bf16")
     assert set(result.active["base_dtypes"]) == {"float32"}
     assert result.active["compute_dtype"] == "bfloat16"
 
 
 @pytest.mark.parametrize("trainer", ["accelerate", "hf"])
-def test_checkpointing_recomputes_and_keeps_the_loss(trainer: str, run_trial: RunTrial) -> None:
-    with_it, _ = run_trial(checkpointing=True, trainer=trainer)
-    without, _ = run_trial(trainer=trainer)
+def test_checkpointing_recomputes_and_keeps_the_loss(trainer: str, trained: Trained) -> None:
+    with_it = trained(checkpointing=True, trainer=trainer)
+    without = trained(trainer=trainer)
     assert with_it.active["recomputed"] is True and without.active["recomputed"] is False
     assert with_it.measurements.eval_loss == pytest.approx(without.measurements.eval_loss)
 
@@ -155,23 +177,23 @@ def test_checkpointing_recomputes_and_keeps_the_loss(trainer: str, run_trial: Ru
     [("adamw_torch", 8.0, 0.01), ("adamw_bnb_8bit", 2.0, 0.1), ("lion_32bit", 4.0, 0.01), ("sgd", 0.0, 0)],
 )
 def test_optimizer_state_is_weighed(
-    optim: str, bytes_per_parameter: float, tolerance: float, run_trial: RunTrial
+    optim: str, bytes_per_parameter: float, tolerance: float, trained: Trained
 ) -> None:
-    result, _ = run_trial(optim=optim, **{"lora.r": 32})
+    result = trained(optim=optim, **{"lora.r": 32})
     found = result.measurements.optimizer_state_bytes_per_parameter
     assert found == pytest.approx(bytes_per_parameter, abs=tolerance)
 
 
-def test_adafactor_state_is_factored(run_trial: RunTrial) -> None:
-    result, _ = run_trial(optim="adafactor", adapter="full")
+def test_adafactor_state_is_factored(trained: Trained) -> None:
+    result = trained(optim="adafactor", adapter="full")
     found = result.measurements.optimizer_state_bytes_per_parameter
     assert found is not None and found < 0.1
 
 
-def test_8_bit_optimizer_without_8_bit_state_is_not_measured_under_its_name(run_trial: RunTrial) -> None:
+def test_8_bit_optimizer_without_8_bit_state_is_not_measured_under_its_name(trained: Trained) -> None:
     from trainers.activity import NotActiveError
 
     with pytest.raises(NotActiveError, match=r"raise lora\.r") as caught:
-        run_trial(optim="adamw_bnb_8bit", **{"lora.r": 2})
+        trained(optim="adamw_bnb_8bit", **{"lora.r": 2})
     assert caught.value.result.outcome is Outcome.CRASHED
     assert caught.value.result.active["optimizer_state_dtypes"] == {"float32": 16}
