@@ -2,21 +2,23 @@
 
     python -m benchmarks.memory_cpu --shape tiny --out tiny.json
     python -m benchmarks.memory_cpu --shape 100m --fp32 --out 100m.json
-    python -m benchmarks.memory_cpu --join tiny.json 100m.json
+    python -m benchmarks.memory_cpu --shape search --out search.json
+    python -m benchmarks.memory_cpu --join tiny.json 100m.json search.json
 
 Each cell of a grid over the methods is run three times, each in a process of its own: predicted (a dry run,
 no weights), counted (a real run under the meter of storages), and plainly as a trial, whose resident
-high-water mark is read. Nothing in the prediction is fitted to these cells: the two constants of
-`trainers/memory/resident.py` come from `--shape 30m --shard 1/6`. `--shard 1/4` runs a part of
-them; the shards' files are joined by `--join FILE FILE …`, which writes the tables. `--fp32` leaves 16-bit
-arithmetic out: a processor without instructions for it takes minutes for such a cell of a large shape.
+high-water mark is read. Nothing in the prediction is fitted to these cells: the constants of
+`trainers/memory/resident.py` come from `--shape 30m --fp32`. `--shard 1/4` runs a part of them; the shards'
+files are joined by `--join FILE FILE …`, which writes the tables. `--fp32` leaves 16-bit arithmetic out: a
+processor without instructions for it takes minutes for such a cell of a large shape. `--shape search` has the
+256 cells that `benchmarks.search_record` trains on the embedded model: they say, with all the others, how
+often a cell would be skipped as `predicted_oom` under a limit that it just fits.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import itertools
 import json
 import os
 import statistics
@@ -32,104 +34,12 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+from benchmarks.memory_cells import SHAPES, cells, configuration, label, make_model, search_cells  # noqa: E402
+
 CACHE = ROOT / ".benchmark-cache"
-STEPS = {
-    "train.steps": 2,
-    "trial.warmup_steps": 1,
-    "data.max_train_examples": 64,
-    "data.max_eval_examples": 8,
-    "evaluate.general": 4,
-}
-MICRO = {"batch.micro": 4, "batch.effective": 8}
-
-
-def cells() -> Iterator[dict[str, Any]]:
-    """The grid: methods crossed where they interact, and each further option once or twice."""
-    loops = itertools.cycle(("accelerate", "hf"))
-    for storage, precision, recompute in itertools.product(
-        ("none", "int8", "nf4"), ("fp32", "bf16", "bf16_pure"), (False, True)
-    ):
-        yield {
-            "quantization": storage,
-            "precision": precision,
-            "checkpointing": recompute,
-            "trainer": next(loops),
-        }
-    next(loops)
-    for precision, recompute, optim in itertools.product(
-        ("fp32", "bf16", "bf16_pure"), (False, True), ("adamw_torch", "adafactor", "adamw_8bit")
-    ):
-        full = {"adapter": "full", "precision": precision, "checkpointing": recompute, "optim": optim}
-        yield {**full, "trainer": next(loops)}
-    for micro, trainer in itertools.product((1, 2, 8), ("accelerate", "hf")):
-        yield {"batch.micro": micro, "trainer": trainer}
-        yield {"batch.micro": micro, "precision": "bf16", "checkpointing": True, "trainer": trainer}
-    for attention, precision in itertools.product(("eager",), ("fp32", "bf16", "bf16_pure")):
-        yield {"attention": attention, "precision": precision}
-        yield {"attention": attention, "precision": precision, "checkpointing": True, "trainer": "hf"}
-    yield from further()
-
-
-def further() -> Iterator[dict[str, Any]]:
-    """Options that the crossings leave out."""
-    for changes in (
-        {"lora.use_dora": True},
-        {"lora.dropout": 0.1},
-        {"lora.target_modules": "all-linear", "lora.r": 64},
-        {"lora.target_modules": "all-linear", "lora.r": 64, "optim": "adamw_8bit"},
-        {"data.packing": True},
-        {"data.packing": True, "precision": "bf16", "quantization": "nf4"},
-        {"adapter": "full", "optim": "sgd"},
-        {"adapter": "full", "optim": "lion_8bit", "trainer": "hf"},
-        {"adapter": "full", "optim": "adamw_torch_fused"},
-        {"adapter": "full", "batch.effective": 4},
-        {"model.dtype": "bfloat16", "precision": "bf16"},
-        {"data.max_length": 64},
-    ):
-        yield dict(changes)
-
-
-def configuration(model: str, changes: dict[str, Any]) -> Any:
-    """The resolved configuration of one cell."""
-    from sweeper.config import resolved
-    from sweeper.schema import Config, from_dict
-
-    values = Config().to_dict()
-    for key, value in {**STEPS, **MICRO, "trial.device": "cpu", "model.path": model, **changes}.items():
-        *groups, name = key.split(".")
-        place = values
-        for group in groups:
-            place = place[group]
-        assert name in place, key
-        place[name] = value
-    return resolved(from_dict(values))
-
-
-SHAPES = {"100m": (768, 2688, 12, 12), "30m": (512, 1536, 8, 8)}
-"""Width, inner width, layers and heads of the models of random weights."""
-
-
-def make_model(shape: str, folder: Path) -> str:
-    """A Llama of about as many random parameters as its name says, with the embedded tokenizer."""
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, set_seed
-
-    from trainers import embedded
-
-    tokenizer = AutoTokenizer.from_pretrained(embedded.model_path())
-    set_seed(0)
-    width, inner, layers, heads = SHAPES[shape]
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=width,
-        intermediate_size=inner,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=4,
-        max_position_embeddings=512,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
+EMBEDDED = ("tiny", "search")
+"""Grids on the embedded model, in whose small process the libraries' own memory outweighs the model's: only
+the larger shape is held against the resident peak."""
 
 
 def in_a_fork(work: Callable[[], Any]) -> Any:
@@ -163,8 +73,7 @@ def predicted(config: Any, cache_dir: Path) -> Any:
 
 
 def measure(config: Any, cache_dir: Path, with_resident: bool) -> dict[str, Any]:
-    """One cell: predicted, counted, resident. In a small process the libraries' own memory outweighs the
-    model's, so only the larger shape is held against the resident peak."""
+    """One cell: predicted, counted, resident."""
     from sweeper.contract import TrialFolder, TrialSpec
     from trainers.memory.counted import count
 
@@ -199,25 +108,28 @@ def run(shape: str, shard: tuple[int, int], out: Path, again: bool, fp32_only: b
         model = (
             in_a_fork(lambda: make_model(shape, Path(name) / "model")) if shape in SHAPES else "embedded:tiny"
         )
-        if again:
-            for row in done:
-                row["predicted"] = predicted(configuration(model, row["cell"]), CACHE)
-            out.write_text(json.dumps(done, indent=1) + "\n")
-            return
-        for index, changes in enumerate(cells()):
-            is_other = index % shard[1] != shard[0] - 1
-            is_done = any(row["shape"] == shape and row["cell"] == changes for row in done)
-            if is_other or is_done or (fp32_only and changes.get("precision", "fp32") != "fp32"):
+        grid = [
+            (changes, config)
+            for index, (changes, config) in enumerate(_grid(shape, model))
+            if index % shard[1] == shard[0] - 1
+        ]
+        for number, (changes, config) in enumerate(grid):
+            row = next((row for row in done if row["shape"] == shape and row["cell"] == changes), None)
+            if again and row is not None:
+                row["predicted"] = predicted(config, CACHE)
+            if row is not None or again or (fp32_only and config.precision != "fp32"):
                 continue
-            found = measure(configuration(model, changes), CACHE, shape != "tiny")
-            done.append({"shape": shape, "cell": changes, **found})
+            done.append({"shape": shape, "cell": changes, **measure(config, CACHE, shape not in EMBEDDED)})
             out.write_text(json.dumps(done, indent=1) + "\n")
-            print(f"{shape} {index} {label(changes)}: {line(done[-1])}", flush=True)
+            print(f"{shape} {number} {label(changes)}: {line(done[-1])}", flush=True)
+        out.write_text(json.dumps(done, indent=1) + "\n")
 
 
-def label(changes: dict[str, Any]) -> str:
-    """The cell as a user would type it."""
-    return " ".join(f"{key}={value}" for key, value in changes.items())
+def _grid(shape: str, model: str) -> Iterator[tuple[dict[str, Any], Any]]:
+    if shape == "search":
+        yield from search_cells()
+    else:
+        yield from ((changes, configuration(model, changes)) for changes in cells())
 
 
 def line(row: dict[str, Any]) -> str:
@@ -260,7 +172,26 @@ def summary(rows: list[dict[str, Any]]) -> list[str]:
                 p95 = sizes[max(0, -(-len(sizes) * 95 // 100) - 1)]
                 figures = " | ".join(f"{value:.2%}" for value in (statistics.median(sizes), p95, sizes[-1]))
                 table.append(f"| {shape} | {name} | {len(sizes)} | {figures} |")
-    return table
+    wrong, known = wrongly_skipped(rows), sum(errors(row)[0] is not None for row in rows)
+    words = f"Skipped as predicted_oom under a limit that they just fit: {len(wrong)} of {known} cells"
+    if not wrong and known:
+        words += f" (below {3 / known:.2%} with 95% confidence, by the rule of three)"
+    return [*table, "", f"{words}."]
+
+
+def wrongly_skipped(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Cells that `memory.skip=confident` would not run although they fit, at the default margin, were the
+    limit what the real run's storages took: the tightest under which they could fit."""
+    from sweeper.memory_screen import exceeds
+    from sweeper.schema_memory import MemoryConfig
+
+    margin = MemoryConfig().margin
+    return [
+        row
+        for row in rows
+        if errors(row)[0] is not None
+        and exceeds(row["predicted"]["peak_bytes"], row["counted"]["peak_bytes"], margin)
+    ]
 
 
 def details(rows: list[dict[str, Any]]) -> list[str]:
@@ -300,7 +231,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--shape", default="tiny", choices=("tiny", *SHAPES))
+    parser.add_argument("--shape", default="tiny", choices=(*EMBEDDED, *SHAPES))
     parser.add_argument("--shard", default="1/1")
     parser.add_argument("--again", action="store_true", help="predict the cells of --out anew")
     parser.add_argument("--fp32", action="store_true", help="leave 16-bit arithmetic out")

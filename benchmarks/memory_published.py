@@ -141,7 +141,7 @@ def _longest_context(row: dict[str, Any]) -> Case:
 
 def configuration(case: Case) -> Any:
     """The configuration of a case."""
-    from benchmarks.memory_cpu import configuration as of_cell
+    from benchmarks.memory_cells import configuration as of_cell
 
     extra = {"data.max_length": case.length, "trial.device": "cuda"}
     return of_cell("-", {**case.changes, **extra})

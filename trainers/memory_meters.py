@@ -15,6 +15,11 @@ import torch
 
 MADV_POPULATE_READ = 22
 """Linux 5.14, include/uapi/asm-generic/mman-common.h."""
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""glibc's malloc.h."""
+LARGE_BLOCK_BYTES = 4 * 2**20
+KEPT_TOP_BYTES = 2 * 32 * 2**20
+"""The most that glibc keeps at the end of its heap when left to itself (mallopt(3))."""
 
 
 def resident_bytes() -> int | None:
@@ -40,6 +45,21 @@ def release_freed() -> None:
     """Give freed memory back to the system, which glibc keeps resident (malloc_trim(3)); where it can."""
     try:
         ctypes.CDLL(None).malloc_trim(0)
+    except (OSError, AttributeError):
+        return
+
+
+def keep_large_blocks_apart() -> None:
+    """Let malloc map every block from 4 MiB on by itself and give it back when it is freed; where it can.
+
+    Left to itself, glibc moves that threshold up to 32 MiB with the blocks that are freed. Gradients and
+    weights then share the heap with small blocks, and how much of it becomes useless between them differs
+    from run to run: the same fine-tune of 100 M parameters took 0.9 or 1.4 GiB.
+    """
+    try:
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES)
+        libc.mallopt(M_TRIM_THRESHOLD, KEPT_TOP_BYTES)
     except (OSError, AttributeError):
         return
 

@@ -65,6 +65,7 @@ class Meters:
         self._segment_start_energy_j: float | None = None
         if device.type == "cpu":
             memory_meters.map_library_pages()
+            memory_meters.keep_large_blocks_apart()
         self._start_bytes = memory_meters.resident_bytes()
         self.nvml = Nvml(device)
         self.started_s = time.perf_counter()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainers.memory_meters import release_freed, resident_bytes
+from trainers.memory_meters import keep_large_blocks_apart, release_freed, resident_bytes
 from trainers.meters import Meters
 from trainers.steps import _median_rate, _quartiles, read_stop
 
@@ -99,6 +99,19 @@ def test_freed_memory_goes_back_to_the_system() -> None:
     release_freed()
     left = resident_bytes()
     assert kept and full is not None and left is not None and full - left > 80 * MIB
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs glibc")
+def test_a_large_block_that_is_freed_leaves_nothing_resident_between_small_ones() -> None:
+    block = torch.ones(30 * MIB, dtype=torch.uint8)
+    del block  # by itself glibc now takes smaller blocks from the heap
+    keep_large_blocks_apart()
+    pairs = [(torch.ones(8 * MIB, dtype=torch.uint8), bytes(2_000)) for _ in range(25)]
+    full = resident_bytes()
+    small = [each for _, each in pairs]
+    del pairs
+    left = resident_bytes()
+    assert len(small) == 25 and full is not None and left is not None and full - left > 190 * MIB
 
 
 def test_figures_of_cuda_are_unknown_on_cpu() -> None:

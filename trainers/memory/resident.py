@@ -13,19 +13,20 @@ from pathlib import Path
 from torch import nn
 
 from sweeper.schema import Config
-from trainers.model import has_weights, model_path
+from trainers.model import has_weights, logical_elements, model_path
 
 LIBRARIES_BYTES = 25 * 2**20
 """Code, arenas and buffers of the libraries that are first touched at work."""
-KEPT_SHARE = 0.1
-"""Share of the peak that malloc keeps of freed memory, or that lies between blocks."""
-KEPT_MOST_BYTES = 64 * 2**20
-"""glibc gives the top of the heap back beyond twice its largest mmap threshold of 32 MiB (mallopt(3))."""
+KEPT_SHARE = 0.15
+"""Share of what a forward pass makes in all that malloc keeps, or that lies between live blocks. With
+checkpointing it is as much as without: the pass makes the same, and makes it again."""
+QUANTISING_BLOCKS = 12
+"""What malloc keeps of the unpacked weights that pass through while a quantised model is loaded, in times
+of the largest of them in float32."""
 HALF_PRECISION_BYTES = 60 * 2**20
 """What 16-bit products take besides: oneDNN's generated code and reordered copies."""
-QUANTISING_BYTES = 65 * 2**20
-"""What malloc keeps of the unpacked weights that pass through while a quantised model is loaded."""
-# The four measured constants are from `benchmarks/memory_cpu.py --shape 30m --shard 1/6`.
+# The first three are fitted to the 30 cells of `benchmarks/memory_cpu.py --shape 30m --fp32`, the last to
+# the cells in 16 bit of its `--shard 1/6`.
 PRIVATE_LIBRARIES_BYTES = 30 * 2**20
 """Arenas, stacks and buffers of the libraries, mapped though not all touched."""
 PRIVATE_KEPT_MOST_BYTES = 64 * 2**20
@@ -39,14 +40,15 @@ STORED = {"F32": "torch.float32", "BF16": "torch.bfloat16", "F16": "torch.float1
 """Types of the safetensors format in torch's terms."""
 
 
-def resident_bytes(config: Config, model: nn.Module, phases: Mapping[str, int]) -> int:
-    """Highest resident memory above the level at trial start, from the peaks of the phases.
+def resident_bytes(config: Config, model: nn.Module, phases: Mapping[str, int], made_bytes: int) -> int:
+    """Highest resident memory above the level at trial start, from the peaks of the phases and from what a
+    forward pass makes in all.
 
     Weights that are kept as the file has them are the file's own pages. If some are, the whole file stays
     mapped; if none is, it goes when loading ends.
     """
     while_loading, at_work = _with_files(config, model, phases)
-    return max(while_loading, at_work + _overhead(config, at_work))
+    return max(while_loading, at_work + _overhead(config, model, made_bytes))
 
 
 def private_bytes(config: Config, model: nn.Module, phases: Mapping[str, int]) -> int:
@@ -67,10 +69,11 @@ def _with_files(config: Config, model: nn.Module, phases: Mapping[str, int]) -> 
     return phases.get("load", 0) + besides, at_work + (besides if as_stored else 0)
 
 
-def _overhead(config: Config, at_work: int) -> int:
-    overhead = LIBRARIES_BYTES + min(int(at_work * KEPT_SHARE), KEPT_MOST_BYTES)
+def _overhead(config: Config, model: nn.Module, made_bytes: int) -> int:
+    overhead = LIBRARIES_BYTES + int(made_bytes * KEPT_SHARE)
     overhead += HALF_PRECISION_BYTES if config.precision != "fp32" else 0
-    return overhead + (QUANTISING_BYTES if config.quantization != "none" else 0)
+    packed = [weight for weight in model.parameters() if not weight.dtype.is_floating_point]
+    return overhead + QUANTISING_BLOCKS * 4 * max(map(logical_elements, packed), default=0)
 
 
 def _weight_files(config: Config) -> tuple[int, str | None]:
