@@ -44,8 +44,10 @@ class Asked:
         return self.answer.needed_bytes <= self.limit_bytes
 
 
-def ask(overrides: Sequence[str]) -> tuple[list[Asked], list[str]]:
-    """The cells with their predictions, and lines about changes that make a lone cell fit its limit.
+@contextmanager
+def asking(overrides: Sequence[str]) -> Iterator[tuple[list[Asked], Iterator[str]]]:
+    """The cells with their predictions, and lines about changes that make a lone cell fit its limit, which
+    are found when they are asked for: each takes a prediction.
 
     Raises ConfigurationError with every mistake.
     """
@@ -60,7 +62,7 @@ def ask(overrides: Sequence[str]) -> tuple[list[Asked], list[str]]:
             Asked(cell, answer, screen.limit_bytes(cell.config))
             for cell, answer in zip(cells, answers, strict=True)
         ]
-        return found, list(_fitting(found[0], overrides, screen)) if len(found) == 1 else []
+        yield found, _fitting(found[0], overrides, screen) if len(found) == 1 else iter(())
 
 
 def plan(overrides: Sequence[str]) -> Bill:

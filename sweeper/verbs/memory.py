@@ -22,27 +22,32 @@ if TYPE_CHECKING:
 
 def run(arguments: Sequence[str]) -> int:
     """Print the prediction of each cell; 1 when one does not fit or cannot be predicted."""
-    from sweeper.contract_memory import MemoryPrediction
     from sweeper.display import problem_lines
-    from sweeper.fitting import ask
+    from sweeper.fitting import asking
     from sweeper.space import ConfigurationError
 
     overrides = [item for item in arguments if item not in ("--json", "-m", "--multirun")]
     try:
-        asked, fitting = ask(overrides)
+        with asking(overrides) as (asked, fitting):
+            if "--json" in arguments:
+                print(json.dumps([_record(item) for item in asked], indent=2))
+            else:
+                for item in asked:
+                    _print(item, len(asked) == 1)
+                sys.stdout.flush()  # what follows takes as long again
+                for line in fitting:
+                    print(line)
     except ConfigurationError as error:
         lines = problem_lines(error.problems)
         print("The configuration has mistakes; nothing was predicted:", *lines, sep="\n", file=sys.stderr)
         return 2
-    if "--json" in arguments:
-        print(json.dumps([_record(item) for item in asked], indent=2))
-    else:
-        for item in asked:
-            _print(item, len(asked) == 1)
-        for line in fitting:
-            print(line)
-    is_good = all(isinstance(item.answer, MemoryPrediction) and item.fits is not False for item in asked)
-    return 0 if is_good else 1
+    return 0 if all(map(_is_good, asked)) else 1
+
+
+def _is_good(asked: Asked) -> bool:
+    from sweeper.contract_memory import MemoryPrediction
+
+    return isinstance(asked.answer, MemoryPrediction) and asked.fits is not False
 
 
 def _record(asked: Asked) -> dict[str, object]:

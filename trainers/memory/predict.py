@@ -88,13 +88,13 @@ def _predict(
         raise PredictionError(_failure(error, _place(meter))) from error
     found = as_prediction(meter.peaks, allocator)
     length = tokens_per_step / batch_sizes(config.batch).effective
-    made_bytes = meter.made_bytes.get("forward", 0)
+    small_bytes = meter.made_small_bytes.get("forward", 0)
     return dataclasses.replace(
         found,
         longest_tokens=shape.length,
         micro=config.batch.sequences,
-        resident_bytes=None if on_cuda else resident_bytes(config, model, found.phases, made_bytes),
-        private_bytes=None if on_cuda else private_bytes(config, model, found.phases),
+        resident_bytes=None if on_cuda else resident_bytes(config, model, found.phases, small_bytes),
+        private_bytes=None if on_cuda else private_bytes(config, model, found.phases, small_bytes),
         paged_bytes=meter.aside_bytes if _is_paged(optimizer) and on_cuda else None,
         work=step_work(model, optimizer, config, tokens_per_step, length),
     )

@@ -15,47 +15,48 @@ from torch import nn
 from sweeper.schema import Config
 from trainers.model import has_weights, logical_elements, model_path
 
-LIBRARIES_BYTES = 25 * 2**20
+LIBRARIES_BYTES = 30 * 2**20
 """Code, arenas and buffers of the libraries that are first touched at work."""
-KEPT_SHARE = 0.15
-"""Share of what a forward pass makes in all that malloc keeps, or that lies between live blocks. With
-checkpointing it is as much as without: the pass makes the same, and makes it again."""
+KEPT_SHARE = 0.14
+"""Share of the small blocks that a forward pass makes in all that malloc keeps of them, or that lies between
+live ones; large blocks have mappings of their own (`keep_large_blocks_apart`). With checkpointing it is as
+much as without: the pass makes the same, and makes it again."""
 QUANTISING_BLOCKS = 12
 """What malloc keeps of the unpacked weights that pass through while a quantised model is loaded, in times
 of the largest of them in float32."""
 HALF_PRECISION_BYTES = 60 * 2**20
 """What 16-bit products take besides: oneDNN's generated code and reordered copies."""
-# The first three are fitted to the 30 cells of `benchmarks/memory_cpu.py --shape 30m --fp32`, the last to
-# the cells in 16 bit of its `--shard 1/6`.
+# The first three have the least mean error over `benchmarks/memory_cpu.py --shape 30m --fp32` (30 cells), the
+# last over the cells in 16 bit of its `--shard 1/6`.
 PRIVATE_LIBRARIES_BYTES = 30 * 2**20
 """Arenas, stacks and buffers of the libraries, mapped though not all touched."""
 PRIVATE_KEPT_MOST_BYTES = 64 * 2**20
 """What malloc's heap keeps of freed memory at most; as much as the peak where that is smaller."""
 PRIVATE_SHARE = 0.3
-"""Share of the peak that lies between live blocks of the heap."""
-# These three are an upper bound of what `VmData` of 24 trials rose by beyond the predicted peak: 13 cells of
-# the embedded model and 11 of a random Llama of 30 M parameters (micro batches 1 to 16, both loops, all
-# optimizers, int8, NF4, bf16), sampled each 0.3 ms; it was 36 to 113 MiB and 46 to 263 MiB.
+"""Share of the small blocks that a forward pass makes in all that lies between live blocks of the heap."""
+# These three are an upper bound of what `VmData` of 27 trials rose to, sampled each 0.5 ms: 11 cells of the
+# embedded model and 16 of a random Llama of 30 M parameters (micro batches 4 and 8, both loops, int8, NF4,
+# full fine-tunes, LoRA on all layers). It stayed 10 to 49 MiB and 28 to 89 MiB below.
 STORED = {"F32": "torch.float32", "BF16": "torch.bfloat16", "F16": "torch.float16"}
 """Types of the safetensors format in torch's terms."""
 
 
-def resident_bytes(config: Config, model: nn.Module, phases: Mapping[str, int], made_bytes: int) -> int:
-    """Highest resident memory above the level at trial start, from the peaks of the phases and from what a
-    forward pass makes in all.
+def resident_bytes(config: Config, model: nn.Module, phases: Mapping[str, int], small_bytes: int) -> int:
+    """Highest resident memory above the level at trial start, from the peaks of the phases and the small
+    blocks that a forward pass makes in all.
 
     Weights that are kept as the file has them are the file's own pages. If some are, the whole file stays
     mapped; if none is, it goes when loading ends.
     """
     while_loading, at_work = _with_files(config, model, phases)
-    return max(while_loading, at_work + _overhead(config, model, made_bytes))
+    return max(while_loading, at_work + _overhead(config, model, small_bytes))
 
 
-def private_bytes(config: Config, model: nn.Module, phases: Mapping[str, int]) -> int:
+def private_bytes(config: Config, model: nn.Module, phases: Mapping[str, int], small_bytes: int) -> int:
     """Private writable memory above the level at trial start (`VmData`), which `RLIMIT_DATA` limits: the
     lowest limit under which a trial is sure to end."""
     while_loading, at_work = _with_files(config, model, phases)
-    kept = min(at_work, PRIVATE_KEPT_MOST_BYTES) + int(at_work * PRIVATE_SHARE)
+    kept = min(at_work, PRIVATE_KEPT_MOST_BYTES) + int(small_bytes * PRIVATE_SHARE)
     return PRIVATE_LIBRARIES_BYTES + max(while_loading, at_work + kept)
 
 
@@ -69,8 +70,8 @@ def _with_files(config: Config, model: nn.Module, phases: Mapping[str, int]) -> 
     return phases.get("load", 0) + besides, at_work + (besides if as_stored else 0)
 
 
-def _overhead(config: Config, model: nn.Module, made_bytes: int) -> int:
-    overhead = LIBRARIES_BYTES + int(made_bytes * KEPT_SHARE)
+def _overhead(config: Config, model: nn.Module, small_bytes: int) -> int:
+    overhead = LIBRARIES_BYTES + int(small_bytes * KEPT_SHARE)
     overhead += HALF_PRECISION_BYTES if config.precision != "fp32" else 0
     packed = [weight for weight in model.parameters() if not weight.dtype.is_floating_point]
     return overhead + QUANTISING_BLOCKS * 4 * max(map(logical_elements, packed), default=0)

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from trainers.memory_meters import LARGE_BLOCK_BYTES
+
 Reply = Callable[..., Any]
 
 BETWEEN = "between"
@@ -64,8 +66,8 @@ class StorageMeter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.peaks: dict[str, Peak] = {}
         self.total_bytes = 0
         self.parts: dict[str, int] = {}
-        self.made_bytes: dict[str, int] = {}
-        """Phase -> all that was made in it, also what is gone."""
+        self.made_small_bytes: dict[str, int] = {}
+        """Phase -> all storages below LARGE_BLOCK_BYTES that were made in it, also those that are gone."""
         self.aside_bytes = 0
         """What was made `aside`."""
         self._is_aside = False
@@ -127,7 +129,8 @@ class StorageMeter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kind = (self.kind_of and self.kind_of(func, args, tensor)) or self.kind
         self._live[key] = _Live(size, kind, weakref.ref(storage, lambda _: self._forget(key)))
         self.total_bytes += size
-        self.made_bytes[self.phase] = self.made_bytes.get(self.phase, 0) + size
+        if size < LARGE_BLOCK_BYTES:
+            self.made_small_bytes[self.phase] = self.made_small_bytes.get(self.phase, 0) + size
         self._add(kind, size)
         if self._on_change:
             self._on_change(key, size)
