@@ -13,6 +13,7 @@ from pathlib import Path
 from torch import nn
 
 from sweeper.schema import Config
+from trainers.memory_meters import KEPT_TOP_BYTES
 from trainers.model import has_weights, logical_elements, model_path
 
 LIBRARIES_BYTES = 30 * 2**20
@@ -23,7 +24,7 @@ live ones; large blocks have mappings of their own (`keep_large_blocks_apart`). 
 much as without: the pass makes the same, and makes it again."""
 QUANTISING_BLOCKS = 12
 """What malloc keeps of the unpacked weights that pass through while a quantised model is loaded, in times
-of the largest of them in float32."""
+of the largest of them in float32, up to the most that it keeps."""
 HALF_PRECISION_BYTES = 60 * 2**20
 """What 16-bit products take besides: oneDNN's generated code and reordered copies."""
 # The first three have the least mean error over `benchmarks/memory_cpu.py --shape 30m --fp32` (30 cells), the
@@ -74,7 +75,8 @@ def _overhead(config: Config, model: nn.Module, small_bytes: int) -> int:
     overhead = LIBRARIES_BYTES + int(small_bytes * KEPT_SHARE)
     overhead += HALF_PRECISION_BYTES if config.precision != "fp32" else 0
     packed = [weight for weight in model.parameters() if not weight.dtype.is_floating_point]
-    return overhead + QUANTISING_BLOCKS * 4 * max(map(logical_elements, packed), default=0)
+    unpacked_bytes = QUANTISING_BLOCKS * 4 * max(map(logical_elements, packed), default=0)
+    return overhead + min(unpacked_bytes, KEPT_TOP_BYTES)
 
 
 def _weight_files(config: Config) -> tuple[int, str | None]:
