@@ -9,7 +9,6 @@ The first prediction of a process meets every operation anew; `again_s` is one t
 
 from __future__ import annotations
 
-import dataclasses
 import statistics
 import subprocess
 import sys
@@ -41,7 +40,6 @@ def dry_runs(architecture: str) -> dict[str, float]:
     from trainers.memory.predict import predict
 
     config = configuration(f"arch:{architecture}", CHANGES)
-    config = dataclasses.replace(config, batch=dataclasses.replace(config.batch, effective=4))
     shapes = batches_of(config, CACHE).shapes
     seconds = []
     for _ in range(2):
