@@ -82,10 +82,10 @@ def test_the_parts_of_a_predicted_peak_are_shown(ask: Ask) -> None:
 
 
 def test_the_cheapest_changes_that_fit_are_named(ask: Ask) -> None:
-    options = ("batch.micro=8", "batch.effective=8", "trial.memory_limit_gib=0.12", *SHORT)
+    options = ("batch.micro=8", "batch.effective=8", "trial.memory_limit_gib=0.14", *SHORT)
     done = ask("memory", *options)
     assert done.returncode == 1
-    assert "does not fit trial.memory_limit_gib=0.12: a trial needs" in done.stdout
+    assert "does not fit trial.memory_limit_gib=0.14: a trial needs" in done.stdout
     assert "Cheapest single changes that make it fit" in done.stdout and "checkpointing=on" in done.stdout
 
 
