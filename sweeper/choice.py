@@ -213,9 +213,9 @@ def _about_rivals(choice: Choice) -> list[str]:
     if out := choice.better_but_out:
         better = "more" if rule.maximize else "less"
         first = out[0]
-        are = "cell has" if len(out) == 1 else "cells have"
+        have, are = ("cell has", "is") if len(out) == 1 else ("cells have", "are")
         found.append(
-            f"{len(out)} {are} {better} {rule.metric} but are out, first trial {first.record.number} "
+            f"{len(out)} {have} {better} {rule.metric} but {are} out, first trial {first.record.number} "
             f"({phrase(rule.metric, first.record.metric(rule.metric))}): {'; '.join(first.violations)}."
         )
     return found
