@@ -18,7 +18,8 @@ from trainers.memory_meters import Nvml
 
 CPU_DEFINITIONS = {
     "peak_memory_bytes": "highest resident memory of the trial's process (VmHWM, reset at the start of "
-    "each phase) less its resident memory at trial start with all library pages mapped",
+    "each phase) less its resident memory at trial start with all library pages mapped; malloc maps blocks "
+    "from 4 MiB on apart",
 }
 CUDA_DEFINITIONS = {
     "peak_memory_bytes": "highest sum of live tensors in torch's CUDA allocator (max_memory_allocated)",
