@@ -92,16 +92,17 @@ def main() -> None:
 
 def _import() -> None:
     from sweeper import tracking_store
+    from trainers import devices, warm
 
-    tracking_store._prepare_environment()
-    for name in tracking_store.LIBRARIES:
-        importlib.import_module(name)
-    import sweeper.cli
-    import sweeper.display
-    import sweeper.production  # noqa: F401
-    from trainers import warm
+    with devices.untouched():
+        tracking_store._prepare_environment()
+        for name in tracking_store.LIBRARIES:
+            importlib.import_module(name)
+        import sweeper.cli
+        import sweeper.display
+        import sweeper.production  # noqa: F401
 
-    warm._preload()
+        warm._preload()
     assert threading.active_count() == 1, "a fork has no other threads than the one that forks"
     gc.collect()
     gc.freeze()

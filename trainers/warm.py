@@ -6,8 +6,8 @@ JSON lines on standard input, answers leave on standard output:
     {"id": 3, "verb": "trial", "folder": …, "stdout": …, "stderr": …}  ->  {"id": 3, "pid": 4711}
                                                                        ->  {"id": 3, "status": 0}
 
-The server starts no thread and never touches CUDA. When its input ends (its driver is gone, however it
-died) it kills every child's process group and ends.
+The server starts no thread and never touches CUDA (`trainers.devices`). When its input ends (its driver
+is gone, however it died) it kills every child's process group and ends.
 """
 
 from __future__ import annotations
@@ -128,13 +128,16 @@ def _work(verb: str, folder: Path) -> int:
 
 def _preload() -> None:
     gc.disable()  # imports make no garbage, and looking for it takes a tenth of their time
-    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+    from trainers import devices
 
-    import trainers.memory.__main__
-    import trainers.prepare
-    import trainers.trial  # noqa: F401
+    with devices.untouched():
+        from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
-    get_checkpoint_conversion_mapping("")  # compiles what renames the weights of all architectures
+        import trainers.memory.__main__
+        import trainers.prepare
+        import trainers.trial  # noqa: F401
+
+        get_checkpoint_conversion_mapping("")  # compiles what renames the weights of all architectures
     gc.enable()
     gc.collect()
     gc.freeze()  # what is here now is not the children's garbage
