@@ -66,8 +66,8 @@ def further() -> Iterator[dict[str, Any]]:
 
 def configuration(model: str, changes: dict[str, Any]) -> Any:
     """The resolved configuration of one cell."""
-    from sweeper.config import resolved
-    from sweeper.schema import Config, from_dict
+    from sweeper.config.validate import resolved
+    from sweeper.contract.config import Config, from_dict
 
     values = Config().to_dict()
     for key, value in {**STEPS, **MICRO, "trial.device": "cpu", "model.path": model, **changes}.items():

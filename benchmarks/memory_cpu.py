@@ -74,7 +74,8 @@ def predicted(config: Any, cache_dir: Path) -> Any:
 
 def measure(config: Any, cache_dir: Path, with_resident: bool) -> dict[str, Any]:
     """One cell: predicted, counted, resident."""
-    from sweeper.contract import TrialFolder, TrialSpec
+    from sweeper.contract.folder import TrialFolder
+    from sweeper.contract.trial import TrialSpec
     from trainers.memory.counted import count
 
     def resident() -> Any:
@@ -182,8 +183,8 @@ def summary(rows: list[dict[str, Any]]) -> list[str]:
 def wrongly_skipped(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Cells that `memory.skip=confident` would not run although they fit, at the default margin, were the
     limit what the real run's storages took: the tightest under which they could fit."""
-    from sweeper.memory_screen import exceeds
-    from sweeper.schema_memory import MemoryConfig
+    from sweeper.contract.study_config import MemoryConfig
+    from sweeper.preflight.memory import exceeds
 
     margin = MemoryConfig().margin
     return [

@@ -20,8 +20,8 @@ from itertools import pairwise
 from pathlib import Path
 
 from benchmarks.runs import environment, metric, run_study, write_result
-from sweeper.contract import TrialFolder
-from sweeper.records import TrialRecord
+from sweeper.contract.folder import TrialFolder
+from sweeper.study.records import TrialRecord
 
 COMMAND = "python -m benchmarks.overhead"
 

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from sweeper import __version__
-from sweeper.contract import Outcome, write_json
-from sweeper.provenance import machine, now, versions
-from sweeper.records import StudyFolder, TrialRecord
+from sweeper.contract.json_files import write_json
+from sweeper.contract.stamps import now
+from sweeper.contract.trial import Outcome
+from sweeper.machine import machine, versions
+from sweeper.study.folder import StudyFolder
+from sweeper.study.records import TrialRecord
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

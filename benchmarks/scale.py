@@ -22,11 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.runs import write_result
-from sweeper.board import Board
-from sweeper.config import initialized_hydra
-from sweeper.contract import Measurements, Outcome, TrialResult, TrialSpec
+from sweeper.config.hydra import initialized_hydra
+from sweeper.contract.measurements import Measurements
+from sweeper.contract.trial import Outcome, TrialResult, TrialSpec
 from sweeper.launchers.base import Launcher
 from sweeper.launchers.recorded import RecordedJob, RecordedLauncher, Recording
+from sweeper.scheduler.board import Board
 from sweeper.sweep import sweep
 
 HUNDRED = 100

@@ -21,16 +21,19 @@ from typing import Any
 
 from benchmarks.runs import RESULTS, write_result
 from benchmarks.search_record import CONDITION, FIXED, GRID
-from sweeper.asking import Asking
-from sweeper.config import initialized_hydra
-from sweeper.contract import Measurements, Outcome, TrialFolder, TrialResult, TrialSpec
-from sweeper.dominance import Dominance
-from sweeper.provenance import machine
-from sweeper.ranking import Rule, rank
-from sweeper.records import TrialRecord
-from sweeper.schema import Config
-from sweeper.space import expand
+from sweeper.config.hydra import initialized_hydra
+from sweeper.contract.config import Config
+from sweeper.contract.folder import TrialFolder
+from sweeper.contract.measurements import Measurements
+from sweeper.contract.trial import Outcome, TrialResult, TrialSpec
+from sweeper.machine import machine
+from sweeper.preflight.dominance import Dominance
+from sweeper.ranking.ranking import rank
+from sweeper.ranking.rule import Rule
+from sweeper.space.expand import expand
+from sweeper.strategies.asking import Asking
 from sweeper.strategies.base import Proposal, Question
+from sweeper.study.records import TrialRecord
 
 NEAR = 0.98
 SEEDS = range(5)
@@ -149,7 +152,7 @@ def goal(table: Table) -> tuple[float, float, Callable[[TrialRecord], bool]]:
 
 def cell_name_of(found: TrialRecord) -> str:
     """The row of the table that a record came from."""
-    from sweeper.schema import from_dict
+    from sweeper.contract.config import from_dict
 
     return cell_name(from_dict(found.spec.config))
 

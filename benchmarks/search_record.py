@@ -19,11 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.runs import RESULTS, write_result
-from sweeper.config import initialized_hydra
-from sweeper.contract import TrialFolder, TrialResult, TrialSpec
+from sweeper.config.cell import Cell
+from sweeper.config.hydra import initialized_hydra
+from sweeper.contract.folder import TrialFolder
+from sweeper.contract.trial import TrialResult, TrialSpec
 from sweeper.launchers.local import LocalLauncher
-from sweeper.provenance import machine
-from sweeper.space import Cell, expand
+from sweeper.machine import machine
+from sweeper.space.expand import expand
 from sweeper.strategies.fidelity import probe_of
 
 GRID = (

@@ -2,48 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from sweeper import __version__
-from sweeper.asking import Asking
-from sweeper.bill import bill_lines
-from sweeper.board import Board, Listener
-from sweeper.budget import Budget
-from sweeper.choice import judge
-from sweeper.contract import Problem, write_json
-from sweeper.identity import Identities
+from sweeper.analysis.choice import judge
+from sweeper.analysis.open import OpenStudy
+from sweeper.config.cell import Cell, ConfigurationError
+from sweeper.config.rules import check
+from sweeper.contract.config import Config
+from sweeper.contract.json_files import write_json
+from sweeper.contract.stamps import now
+from sweeper.contract.study_config import StudyConfig
+from sweeper.contract.trial import Problem
 from sweeper.launchers.base import Launcher
-from sweeper.launchers.local import LocalLauncher
-from sweeper.masking import mask, mask_all
-from sweeper.memory_screen import MemoryScreen
-from sweeper.provenance import device_memory_bytes, machine, now
-from sweeper.ranking import Ranking, to_markdown
-from sweeper.reading import OpenStudy
-from sweeper.records import StudyFolder, StudyRecord
+from sweeper.launchers.local import local_launcher
+from sweeper.machine import device_memory_bytes, machine
+from sweeper.preflight.bill import bill_lines
+from sweeper.preflight.inputs import Identities
+from sweeper.preflight.memory import MemoryScreen
+from sweeper.ranking.ranking import Ranking
+from sweeper.ranking.table import to_markdown
 from sweeper.report import write as write_report
-from sweeper.reproduction import reproduction
-from sweeper.rules import check
-from sweeper.scheduler import Scheduler
-from sweeper.schema import Config, StudyConfig
-from sweeper.slots import BusyDeviceError, Slot, make_slots
-from sweeper.space import Cell, ConfigurationError, Space, expand
+from sweeper.scheduler.board import Board, Listener
+from sweeper.scheduler.budget import Budget
+from sweeper.scheduler.ledger import OptunaStudy
+from sweeper.scheduler.scheduler import Scheduler
+from sweeper.scheduler.slots import Slot, make_slots
+from sweeper.space.expand import expand
+from sweeper.space.space import Space
+from sweeper.strategies.asking import Asking
 from sweeper.strategies.base import Question
 from sweeper.strategies.search import trials_of
-from sweeper.study import OptunaStudy, StorageError
-from sweeper.tracking import Tracker
-from sweeper.tracking_server import check as check_tracking
-from sweeper.tracking_server import default_uri, ui_command
-from sweeper.tracking_store import Preload
+from sweeper.study.folder import CACHE, StudyFolder
+from sweeper.study.masking import mask, mask_all
+from sweeper.study.records import StudyRecord, reproduction
+from sweeper.tracking.address import check as check_tracking
+from sweeper.tracking.address import default_uri, ui_command
+from sweeper.tracking.preload import Preload
+from sweeper.tracking.tracker import Tracker
 
 MOST_CELLS_REPORTED = 1000
 """After a larger study the report, which then takes seconds, is left to `python -m sweeper report`."""
 MOST_PREDICTED = 64
 """Cells above which a sweep predicts each only when its turn comes."""
-CACHE = ".cache"
-"""Folder below `study.root` for tokenised data, shared by its studies."""
 
 
 @dataclass(frozen=True)
@@ -64,20 +68,6 @@ class Verdict:
     """The command that runs the best trial again."""
     left: str | None = None
     """Why the study ended although cells are left."""
-
-
-@contextmanager
-def local_launcher() -> Iterator[Launcher]:
-    """Trials on this machine."""
-    import tempfile
-
-    with tempfile.NamedTemporaryFile(prefix="sweeper-launcher-", suffix=".log") as log:
-        launcher = LocalLauncher(Path(log.name))
-        launcher.start()
-        try:
-            yield launcher
-        finally:
-            launcher.close()
 
 
 Listening = Callable[[], AbstractContextManager[Listener]]
@@ -320,4 +310,4 @@ def _log(tracker: Tracker, folder: StudyFolder, ranking: Ranking, interrupted: b
     return problem or tracker.log_study(records, "interrupted" if interrupted else "ended", ranking.best)
 
 
-__all__ = ["BusyDeviceError", "StorageError", "Verdict", "sweep"]
+__all__ = ["Verdict", "sweep"]

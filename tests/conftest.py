@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from tests import forked
+from tests.support import forked
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"

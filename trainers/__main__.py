@@ -14,7 +14,8 @@ import tempfile
 import traceback
 from pathlib import Path
 
-from sweeper.contract import Outcome, TrialFolder, TrialResult, TrialSpec
+from sweeper.contract.folder import TrialFolder
+from sweeper.contract.trial import Outcome, TrialResult, TrialSpec
 from trainers.process import MemoryLimit, choose_devices, use_threads
 
 CUDA_ERROR_MEMORY_ALLOCATION = 2
@@ -44,8 +45,8 @@ def run_trial(folder: TrialFolder) -> None:
 
 
 def _result(spec: TrialSpec, folder: TrialFolder) -> TrialResult:
-    from trainers.activity import NotActiveError
-    from trainers.production import Production
+    from trainers.methods.active import NotActiveError
+    from trainers.production.run import Production
     from trainers.trial import Trial
 
     trial = Production(spec, folder) if spec.production else Trial(spec, folder)
@@ -105,8 +106,8 @@ def succeeds_without_limit(spec: TrialSpec, steps_done: int, limit: MemoryLimit)
     torch raises a plain RuntimeError when the CPU allocator fails, and an error's text is no contract:
     the experiment is.
     """
-    from trainers.memory_meters import release_freed
-    from trainers.optimizers import forget_overrides
+    from trainers.meters.readers import release_freed
+    from trainers.methods.optimizers import forget_overrides
     from trainers.trial import Trial
 
     forget_overrides()

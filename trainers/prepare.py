@@ -20,16 +20,25 @@ from transformers import PreTrainedTokenizerBase, Trainer
 from transformers.trainer_utils import SchedulerType
 from transformers.training_args import OptimizerNames
 
-from sweeper.contract import Problem, read_json, write_json
-from sweeper.schema import Config, DataConfig, ModelConfig, from_dict
-from trainers.adapters import check_targets, linear_names
-from trainers.data import DataError, prepare_data
-from trainers.environment import quiet_libraries
-from trainers.fingerprints import Memo, digest, file_hash, model_fingerprint
-from trainers.model import empty_model, has_weights, load_config, load_tokenizer, max_positions, model_path
-from trainers.optimizers import training_arguments
-from trainers.precision import device
-from trainers.quality import prepare_quality
+from sweeper.contract.config import Config, DataConfig, ModelConfig, from_dict
+from sweeper.contract.json_files import read_json, write_json
+from sweeper.contract.trial import Problem
+from trainers.data.fingerprints import Memo, digest, file_hash, model_fingerprint
+from trainers.data.prepared import prepare_data
+from trainers.data.sources import DataError
+from trainers.evaluation.quality import prepare_quality
+from trainers.meters.environment import quiet_libraries
+from trainers.methods.adapters import check_targets, linear_names
+from trainers.methods.model import (
+    empty_model,
+    has_weights,
+    load_config,
+    load_tokenizer,
+    max_positions,
+    model_path,
+)
+from trainers.methods.optimizers import training_arguments
+from trainers.methods.precision import device
 
 LOCAL_PATHS = ("/", "./", "../")
 """How a path begins that can be no hub id."""

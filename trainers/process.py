@@ -6,7 +6,7 @@ import os
 import resource
 from pathlib import Path
 
-from sweeper.contract import GIB, TrialSpec
+from sweeper.contract.trial import GIB, TrialSpec
 
 
 def choose_devices(spec: TrialSpec) -> None:

@@ -19,19 +19,26 @@ from torch import nn
 from torch.optim import Optimizer
 from transformers import PreTrainedTokenizerBase, TrainingArguments, set_seed
 
-from sweeper.contract import Measurements, Outcome, TrialFolder, TrialResult, TrialSpec
-from sweeper.schema import from_dict
-from trainers import accelerate_loop, activity, claims, environment, hf_trainer, optimizers, precision
-from trainers.adapters import add_adapter, save_adapter
-from trainers.batches import Plan, plan
-from trainers.data import PreparedData, prepare_data
-from trainers.evaluate import evaluation_loss
-from trainers.journal import Journal
-from trainers.meters import Meters, PhaseRecord
-from trainers.model import load_base, load_tokenizer, parameter_counts
-from trainers.quality import Quality, prepare_quality
-from trainers.steps import Recorder
-from trainers.utilization import utilization
+from sweeper.contract.config import from_dict
+from sweeper.contract.folder import TrialFolder
+from sweeper.contract.measurements import Measurements
+from sweeper.contract.trial import Outcome, TrialResult, TrialSpec
+from trainers.data.batches import Plan, plan
+from trainers.data.prepared import PreparedData, prepare_data
+from trainers.evaluation.loss import evaluation_loss
+from trainers.evaluation.quality import Quality, prepare_quality
+from trainers.loops import accelerate as accelerate_loop
+from trainers.loops import hf as hf_trainer
+from trainers.loops.recorder import Recorder
+from trainers.meters import environment
+from trainers.meters.journal import Journal
+from trainers.meters.phases import Meters, PhaseRecord
+from trainers.meters.utilization import utilization
+from trainers.methods import active as activity
+from trainers.methods import expected as claims
+from trainers.methods import optimizers, precision
+from trainers.methods.adapters import add_adapter, save_adapter
+from trainers.methods.model import load_base, load_tokenizer, parameter_counts
 
 LOOPS = {"accelerate": accelerate_loop.train, "hf": hf_trainer.train}
 EVALUATED = (Outcome.COMPLETED, Outcome.PRUNED)

@@ -21,7 +21,7 @@ class Job(Protocol):
 
 
 class Launcher(Protocol):
-    """Starts a process on a folder: the folder is the whole interface (see `contract`)."""
+    """Starts a process on a folder: the folder is the whole interface (see `sweeper.contract`)."""
 
     def submit(self, verb: str, folder: Path, stdout: Path, stderr: Path) -> Job:
         """Ask for a process that does `verb` (`trial` or `prepare`) in `folder`."""

@@ -7,7 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,7 +60,7 @@ class LocalLauncher:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 start_new_session=True,  # Ctrl-C in the terminal is the driver's to handle
-                env=_environment(),
+                env=trial_environment(),
             )
         threading.Thread(target=self._listen, args=(self._server,), daemon=True).start()
 
@@ -128,7 +131,7 @@ class LocalLauncher:
             self._changed.notify_all()
 
 
-def _environment() -> dict[str, str]:
+def trial_environment() -> dict[str, str]:
     """The trials' environment: no telemetry, no tokenizer threads, CUDA untouched by asking for it."""
     root = str(Path(__file__).resolve().parents[2])
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -146,3 +149,15 @@ def _environment() -> dict[str, str]:
         **os.environ,
         "PYTHONPATH": os.pathsep.join(paths),
     }
+
+
+@contextmanager
+def local_launcher() -> Iterator[LocalLauncher]:
+    """Trials on this machine: the fork server begins to import while other work goes on."""
+    with tempfile.NamedTemporaryFile(prefix="sweeper-launcher-", suffix=".log") as log:
+        launcher = LocalLauncher(Path(log.name))
+        launcher.start()
+        try:
+            yield launcher
+        finally:
+            launcher.close()

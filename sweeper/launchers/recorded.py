@@ -13,15 +13,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sweeper.contract import (
-    Outcome,
-    TrialFolder,
-    TrialProgress,
-    TrialResult,
-    TrialSpec,
-    read_json,
-    write_json,
-)
+from sweeper.contract.folder import TrialFolder
+from sweeper.contract.json_files import read_json, write_json
+from sweeper.contract.trial import Outcome, TrialProgress, TrialResult, TrialSpec
 
 
 @dataclass(frozen=True)

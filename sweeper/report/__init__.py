@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from sweeper.reading import OpenStudy
+from sweeper.analysis.open import OpenStudy
 from sweeper.report.markdown import to_markdown
 from sweeper.report.page import to_html
 from sweeper.report.sections import report

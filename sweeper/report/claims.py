@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from sweeper.choice import Choice
-from sweeper.cumulative import Way, ways
-from sweeper.paper_claims import Claim, claims
+from sweeper.analysis.choice import Choice
+from sweeper.analysis.claims import Claim, claims
+from sweeper.analysis.cumulative import Way, ways
 from sweeper.report.content import Section, Table
-from sweeper.units import percent
+from sweeper.study.units import percent
 
 NOT_HERE = "not in this study"
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from sweeper.records import TrialRecord
+from sweeper.study.records import TrialRecord
 
 POINTS_IN_ALL = 12_000
 """More points make a page slow to open; longer curves are thinned evenly."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from sweeper.choice import Choice
-from sweeper.effects import Effect
+from sweeper.analysis.choice import Choice
+from sweeper.analysis.effects import Effect
 from sweeper.report import figures
 from sweeper.report.content import Section, Table
-from sweeper.units import UNKNOWN, difference, percent
+from sweeper.study.units import UNKNOWN, difference, percent
 
 MOST_BARS = 24
 """Changes that are drawn; the table has all."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sweeper.contract import Outcome
-from sweeper.masking import mask
-from sweeper.reading import OpenStudy
+from sweeper.analysis.open import OpenStudy
+from sweeper.contract.trial import Outcome
 from sweeper.report.content import Section, Table
-from sweeper.units import UNKNOWN
+from sweeper.study.masking import mask
+from sweeper.study.units import UNKNOWN
 
 MOST_NAMED = 6
 """Trials named per reason; the records have all."""

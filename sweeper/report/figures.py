@@ -11,16 +11,16 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-from sweeper.choice import Choice
-from sweeper.contract import GIB, Outcome
-from sweeper.effects import Delta, Effect, Interaction
-from sweeper.intervals import interval
-from sweeper.pareto import pareto_front
-from sweeper.records import TrialRecord
+from sweeper.analysis.choice import Choice
+from sweeper.analysis.effects import Delta, Effect, Interaction
+from sweeper.analysis.noise import interval
+from sweeper.contract.trial import GIB, Outcome
+from sweeper.ranking.pareto import pareto_front
 from sweeper.report.content import Figure
 from sweeper.report.curves import Curve
 from sweeper.report.labels import expected_memory, hover, short
-from sweeper.units import MIB, difference, percent, unit
+from sweeper.study.records import TrialRecord
+from sweeper.study.units import MIB, difference, percent, unit
 
 BLUE, SKY, GREEN, ORANGE, RED, PURPLE, YELLOW = (
     "#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#CC79A7", "#F0E442"

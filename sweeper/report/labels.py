@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from html import escape
 
-from sweeper.records import TrialRecord
-from sweeper.units import phrase
+from sweeper.study.records import TrialRecord
+from sweeper.study.units import phrase
 
 
 def short(record: TrialRecord) -> str:

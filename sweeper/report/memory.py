@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import statistics
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sweeper.choice import Choice
-from sweeper.correction import error_sentence
-from sweeper.records import TrialRecord
+from sweeper.analysis.choice import Choice
 from sweeper.report.content import Figure, Section, Table
 from sweeper.report.figures import BLUE, GREEN, RED, SKY, axis
 from sweeper.report.labels import expected_memory, short
-from sweeper.units import MIB, percent, text, unit
+from sweeper.study.records import TrialRecord
+from sweeper.study.units import MIB, percent, text, unit
 
 BY_PHASE = tuple(f"peak_memory_{phase}_bytes" for phase in ("load", "train", "eval"))
 PREDICTED = ("predicted_memory_bytes", "corrected_memory_bytes")
@@ -103,3 +103,20 @@ def memory_by_phase(records: Sequence[TrialRecord]) -> Figure:
         "bargap": 0.3,
     }
     return Figure("memory", "Peak memory by phase", data, layout, 110 + len(records) * 44)
+
+
+def error_sentence(records: Iterable[TrialRecord]) -> str | None:
+    """How well the prediction agreed with the finished trials of a study; None before the first."""
+    pairs = [
+        (predicted, measured)
+        for record in records
+        if (predicted := record.metric("corrected_memory_bytes") or record.metric("predicted_memory_bytes"))
+        and (measured := record.metric("peak_memory_bytes"))
+    ]
+    if not pairs:
+        return None
+    misses = sorted(abs(predicted / measured - 1) for predicted, measured in pairs)
+    return (
+        f"Predicted peak memory was off by {statistics.median(misses):.1%} in the median and "
+        f"{misses[-1]:.1%} at most, over {len(misses)} trials"
+    )

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sweeper.contract import UnreadableFileError, read_json
-from sweeper.masking import mask
-from sweeper.reading import OpenStudy
+from sweeper.analysis.open import OpenStudy
+from sweeper.contract.json_files import UnreadableFileError, read_json
 from sweeper.report.content import Section, Table
-from sweeper.units import UNKNOWN, text, unit
+from sweeper.study.masking import mask
+from sweeper.study.units import UNKNOWN, text, unit
 
 TITLE = "How the search went"
 COMPARED = ("memory_vs_fp32", "speed_vs_fp32", "memory_vs_16bit", "speed_vs_16bit")

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from sweeper.choice import Choice, reasons
-from sweeper.contract import Outcome
-from sweeper.cumulative import Way, ways
-from sweeper.export import flat
-from sweeper.intervals import interval
-from sweeper.pareto import pareto_front
-from sweeper.provenance import now
-from sweeper.ranking import RankedTrial
-from sweeper.reading import OpenStudy
-from sweeper.records import TrialRecord
+from sweeper.analysis.choice import Choice, reasons
+from sweeper.analysis.cumulative import Way, ways
+from sweeper.analysis.export import flat
+from sweeper.analysis.noise import interval
+from sweeper.analysis.open import OpenStudy
+from sweeper.analysis.studies import Summary, summary
+from sweeper.contract.stamps import now
+from sweeper.contract.trial import Outcome
+from sweeper.ranking.pareto import pareto_front
+from sweeper.ranking.ranking import RankedTrial
 from sweeper.report import figures
 from sweeper.report.claims import paper
 from sweeper.report.content import Figure, Report, Section, Table, Tile
@@ -22,9 +22,8 @@ from sweeper.report.effects import effects, interplay
 from sweeper.report.facts import environment, failures
 from sweeper.report.memory import memory
 from sweeper.report.procedure import procedure
-from sweeper.reproduction import reproduction
-from sweeper.studies import Summary, summary
-from sweeper.units import UNKNOWN, percent, text, unit
+from sweeper.study.records import TrialRecord, reproduction
+from sweeper.study.units import UNKNOWN, percent, text, unit
 
 MOST_SWITCH_COLUMNS = 6
 """With more switches the table names the cell in one column."""

@@ -1,1 +1,7 @@
-"""Who decides what is measured next. Each strategy is a generator (see `base`)."""
+"""Who proposes the next cell. Each strategy is a generator (see `base`)."""
+
+from __future__ import annotations
+
+from sweeper.strategies.base import Proposal
+
+__all__ = ["Proposal"]

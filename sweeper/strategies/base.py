@@ -13,11 +13,12 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from sweeper.objectives import Objective, objectives
-from sweeper.ranking import Ranking, Rule, rank
-from sweeper.records import TrialRecord
-from sweeper.schema import Config
-from sweeper.space import Cell, Space
+from sweeper.config.cell import Cell
+from sweeper.contract.config import Config
+from sweeper.ranking.ranking import Ranking, rank
+from sweeper.ranking.rule import Objective, Rule, objectives
+from sweeper.space.space import Space
+from sweeper.study.records import TrialRecord
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,14 +7,15 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from sweeper.contract import Outcome, TrialFolder, TrialResult, TrialSpec
-from sweeper.objectives import PROBED_METRICS
-from sweeper.pareto import dominates
-from sweeper.ranking import reference_loss, violations
-from sweeper.records import TrialRecord
-from sweeper.space import Cell
+from sweeper.config.cell import Cell
+from sweeper.contract.folder import TrialFolder
+from sweeper.contract.scopes import loss_key
+from sweeper.contract.trial import Outcome, TrialResult, TrialSpec
+from sweeper.ranking.pareto import dominates
+from sweeper.ranking.ranking import reference_loss, violations
+from sweeper.ranking.rule import PROBED_METRICS
 from sweeper.strategies.base import Heard, Plan, Proposal, Question
-from sweeper.strategies.losses import loss_key
+from sweeper.study.records import TrialRecord
 
 PROBE = "probe"
 TRAIN = "train"

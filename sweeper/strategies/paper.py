@@ -16,13 +16,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from sweeper.contract import Outcome
-from sweeper.dimensions import Choices
-from sweeper.ranking import violations
-from sweeper.records import TrialRecord
+from sweeper.contract.trial import Outcome
+from sweeper.ranking.ranking import violations
+from sweeper.space.dimensions import Choices
 from sweeper.strategies.base import Plan, Proposal, Question, measured
-from sweeper.strategies.effects import SIXTEEN_BIT, effects
-from sweeper.strategies.readings import (
+from sweeper.strategies.effects import (
+    SIXTEEN_BIT,
+    effects,
     figures_of,
     memory_of,
     micro_of,
@@ -32,6 +32,7 @@ from sweeper.strategies.readings import (
     tried_as,
     worth_of,
 )
+from sweeper.study.records import TrialRecord
 
 MICRO, EFFECTIVE, ACCUMULATION, STEPS = "batch.micro", "batch.effective", "batch.accumulation", "train.steps"
 BATCH = (MICRO, EFFECTIVE, ACCUMULATION)

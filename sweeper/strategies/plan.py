@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sweeper.dimensions import terms
-from sweeper.pareto import pareto_front
+from sweeper.ranking.pareto import pareto_front
+from sweeper.space.conditions import terms
 from sweeper.strategies.base import Plan, Proposal, Question, measured
 from sweeper.strategies.fidelity import probe_and_train
 from sweeper.strategies.finalists import finalists

@@ -7,13 +7,14 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sweeper.contract import Outcome
-from sweeper.dimensions import Choices, Dimension
-from sweeper.ranking import reference_loss
-from sweeper.records import TrialRecord
-from sweeper.space import DEFAULT_TRIALS, ENUMERATED, Cell, Space
+from sweeper.config.cell import Cell
+from sweeper.contract.trial import INFEASIBLE, Outcome
+from sweeper.ranking.ranking import reference_loss
+from sweeper.ranking.rule import violated_by
+from sweeper.space.dimensions import Choices, Dimension
+from sweeper.space.space import DEFAULT_TRIALS, ENUMERATED, Space
 from sweeper.strategies.base import Heard, Plan, Proposal, Question
-from sweeper.study import INFEASIBLE, violated_by
+from sweeper.study.records import TrialRecord
 
 if TYPE_CHECKING:
     import optuna

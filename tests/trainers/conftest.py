@@ -15,9 +15,10 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 from bitsandbytes.optim import GlobalOptimManager  # type: ignore[attr-defined]
 
-from sweeper.contract import TrialFolder, TrialResult, TrialSpec
-from sweeper.schema import Config, from_dict
-from tests.trainers.samples import QUICK, save_llama, write_gsm8k
+from sweeper.contract.config import Config, from_dict
+from sweeper.contract.folder import TrialFolder
+from sweeper.contract.trial import TrialResult, TrialSpec
+from tests.support.samples import QUICK, save_llama, write_gsm8k
 
 torch.set_num_threads(1)  # several test processes with a thread per core each would wait for one another
 

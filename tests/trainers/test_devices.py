@@ -33,7 +33,7 @@ def python(program: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         timeout=120,
-        env=local._environment(),
+        env=local.trial_environment(),
         check=False,
     )
 
@@ -67,5 +67,6 @@ with devices.untouched():
 
 
 def test_the_process_that_forks_the_commands_of_tests_never_initialises_cuda() -> None:
-    done = python(PRELOADED.format(nvml=1) + "from tests import forked\nforked._import()\nprint('clean')")
+    imports = "from tests.support import forked\nforked._import()\nprint('clean')"
+    done = python(PRELOADED.format(nvml=1) + imports)
     assert (done.returncode, done.stdout) == (0, "clean\n"), done.stderr

@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from sweeper.contract import Outcome, TrialFolder, TrialSpec
-from sweeper.schema import Config
+from sweeper.contract.config import Config
+from sweeper.contract.folder import TrialFolder
+from sweeper.contract.trial import Outcome, TrialSpec
 from trainers import __main__ as main
 from trainers import process, trial
 

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from sweeper.contract import write_json
-from sweeper.schema import Config
+from sweeper.contract.config import Config
+from sweeper.contract.json_files import write_json
 from trainers import prepare
 from trainers.prepare import Prepared
 

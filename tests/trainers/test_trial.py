@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from sweeper.contract import Outcome, TrialFolder, TrialResult, TrialSpec
-from sweeper.schema import Config
+from sweeper.contract.config import Config
+from sweeper.contract.folder import TrialFolder
+from sweeper.contract.trial import Outcome, TrialResult, TrialSpec
 from trainers import trial
 
 RunTrial = Callable[..., tuple[TrialResult, TrialFolder]]

@@ -13,13 +13,13 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from sweeper.contract import read_json, write_json
-from sweeper.contract_memory import memory_identity
-from sweeper.schema import Config, from_dict
-from trainers.environment import quiet_libraries
+from sweeper.contract.config import Config, from_dict
+from sweeper.contract.json_files import read_json, write_json
+from sweeper.contract.scopes import memory_identity
 from trainers.memory.context import context_bytes
 from trainers.memory.lengths import batches_of
 from trainers.memory.predict import PredictionError, on_cuda, predict
+from trainers.meters.environment import quiet_libraries
 
 
 def main(folder: Path) -> None:

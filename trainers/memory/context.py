@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
-from sweeper.contract import read_json, write_json
-from trainers.memory_meters import Nvml
+from sweeper.contract.json_files import read_json, write_json
+from trainers.meters.readers import Nvml
 
 FILE = "context.json"
 """File in the cache below `study.root`: device -> bytes."""

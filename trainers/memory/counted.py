@@ -10,21 +10,22 @@ from typing import Any
 
 from transformers import set_seed
 
-from sweeper.contract_memory import MemoryPrediction
-from sweeper.schema import Config
-from trainers.adapters import add_adapter
-from trainers.batches import plan
-from trainers.data import prepare_data
-from trainers.environment import quiet_libraries
-from trainers.evaluate import evaluation_loss, token_weighted_loss
+from sweeper.contract.config import Config
+from sweeper.contract.prediction import MemoryPrediction
+from trainers.data.batches import plan
+from trainers.data.prepared import prepare_data
+from trainers.evaluation.loss import evaluation_loss, token_weighted_loss
+from trainers.evaluation.quality import general_examples
+from trainers.loops.choice import LOOPS
 from trainers.memory.kernels import inner_bytes
 from trainers.memory.predict import as_prediction
-from trainers.memory.steps import LOOPS, SilentRecorder, describe_model, watched
+from trainers.memory.steps import SilentRecorder, describe_model, watched
 from trainers.memory.storages import StorageMeter
-from trainers.model import load_base, load_tokenizer
-from trainers.optimizers import build_optimizer, training_arguments
-from trainers.precision import device
-from trainers.quality import general_examples
+from trainers.meters.environment import quiet_libraries
+from trainers.methods.adapters import add_adapter
+from trainers.methods.model import load_base, load_tokenizer
+from trainers.methods.optimizers import build_optimizer, training_arguments
+from trainers.methods.precision import device
 
 
 def count(config: Config, cache_dir: Path) -> MemoryPrediction:

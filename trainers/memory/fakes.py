@@ -24,10 +24,10 @@ from transformers import (
 )
 from transformers.quantizers.auto import AutoHfQuantizer
 
-from sweeper.schema import Config
+from sweeper.contract.config import Config
 from trainers.memory.remembered import RememberingFakeMode
-from trainers.model import configure, load_config, quantization
-from trainers.precision import weights_dtype
+from trainers.methods.model import configure, load_config, quantization
+from trainers.methods.precision import weights_dtype
 
 NF4_BLOCK = 64
 """Weights per scale: `blocksize` of bitsandbytes.functional.quantize_4bit (arXiv 2305.14314, section 3)."""
@@ -66,7 +66,7 @@ def _apply(module: nn.Module, convert: Any, recurse: bool = True) -> nn.Module:
 def fake_base(
     config: Config, model_config: PretrainedConfig | None = None, model_class: Any = None
 ) -> PreTrainedModel:
-    """What `trainers.model.load_base` returns, of fake tensors. Raises as `from_config` does.
+    """What `trainers.methods.model.load_base` returns, of fake tensors. Raises as `from_config` does.
 
     Must be called within `fake_tensors`. `model_class`: in place of the causal language model.
     """

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from sweeper.schema import DEFAULT_STEPS, Config
-from trainers.batches import Examples, batch_sizes, plan
-from trainers.data import DataError, prepare_data
-from trainers.evaluate import evaluation_batch
+from sweeper.contract.config import DEFAULT_STEPS, Config
+from trainers.data.batches import Examples, batch_sizes, plan
+from trainers.data.prepared import prepare_data
+from trainers.data.sources import DataError
+from trainers.evaluation.loss import evaluation_batch
+from trainers.evaluation.quality import general_examples
 from trainers.memory.steps import BatchShape
-from trainers.model import load_tokenizer, model_path
-from trainers.quality import general_examples
+from trainers.methods.model import load_tokenizer, model_path
 
 Lengths = np.ndarray[Any, Any]
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model")

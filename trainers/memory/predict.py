@@ -11,18 +11,18 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from sweeper.contract_memory import MemoryPrediction
-from sweeper.schema import Config
-from trainers.adapters import add_adapter
-from trainers.batches import batch_sizes
+from sweeper.contract.config import Config
+from sweeper.contract.prediction import MemoryPrediction
+from trainers.data.batches import batch_sizes
 from trainers.memory.allocator import CachingAllocator, cuda_block_bytes
 from trainers.memory.fakes import fake_base
 from trainers.memory.kernels import cuda_kernels, inner_bytes, replies
 from trainers.memory.resident import private_bytes, resident_bytes
 from trainers.memory.steps import BatchShape, dry_run
 from trainers.memory.storages import Peak, StorageMeter
-from trainers.memory.work import step_work
-from trainers.model import load_config
+from trainers.meters.work import step_work
+from trainers.methods.adapters import add_adapter
+from trainers.methods.model import load_config
 
 
 class PredictionError(RuntimeError):

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from torch import nn
 
-from sweeper.schema import Config
-from trainers.memory_meters import KEPT_TOP_BYTES
-from trainers.model import has_weights, logical_elements, model_path
+from sweeper.contract.config import Config
+from trainers.meters.readers import KEPT_TOP_BYTES
+from trainers.methods.model import has_weights, logical_elements, model_path
 
 LIBRARIES_BYTES = 30 * 2**20
 """Code, arenas and buffers of the libraries that are first touched at work."""

@@ -20,15 +20,14 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from sweeper.schema import BatchConfig, Config
-from trainers import accelerate_loop, hf_trainer
-from trainers.batches import Batch, BatchSizes, Plan, batch_sizes
-from trainers.evaluate import evaluation_batch, evaluation_loss
+from sweeper.contract.config import BatchConfig, Config
+from trainers.data.batches import Batch, BatchSizes, Plan, batch_sizes
+from trainers.evaluation.loss import evaluation_batch, evaluation_loss
+from trainers.loops.choice import LOOPS
 from trainers.memory.fakes import fake_tensors, quantization_constants
 from trainers.memory.storages import BETWEEN, StorageMeter
-from trainers.optimizers import build_optimizer, state_tensors, training_arguments
+from trainers.methods.optimizers import build_optimizer, state_tensors, training_arguments
 
-LOOPS = {"accelerate": accelerate_loop.train, "hf": hf_trainer.train}
 PAGED_ELEMENTS = 100_000
 """Weights from this size on have their state in managed memory where the optimizer is paged
 (`get_state_buffer`, bitsandbytes/optim/optimizer.py)."""
@@ -123,7 +122,7 @@ def _kind(func: Any, args: tuple[Any, ...], tensor: torch.Tensor, vocabulary: in
 
 @dataclass
 class SilentRecorder:
-    """Takes the place of `trainers.steps.Recorder` in a loop whose figures do not matter."""
+    """Takes the place of `trainers.loops.recorder.Recorder` in a loop whose figures do not matter."""
 
     begin: Callable[[], None]
 

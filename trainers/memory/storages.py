@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from trainers.memory_meters import LARGE_BLOCK_BYTES
+from trainers.meters.readers import LARGE_BLOCK_BYTES
 
 Reply = Callable[..., Any]
 

@@ -1,0 +1,132 @@
+"""How sure a figure is: the interval of a cell's measurement.
+
+Repeats give the honest one: the 95% confidence interval of their mean (Student's t). A single trial
+can say only how steady its own steps were: median ± 1.57 · IQR / √n over its measured steps, the
+comparison interval of McGill, Tukey and Larsen, "Variations of Box Plots" (1978): two medians whose
+intervals do not overlap differ at about the 5% level. What changes between two runs is not in it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+from typing import Literal
+
+from sweeper.analysis.cells import MeasuredCell
+from sweeper.ranking.ranking import RankedTrial, Ranking, rank
+from sweeper.ranking.rule import Rule
+from sweeper.study.records import TrialRecord
+
+NOTCH = 1.57
+"""McGill, Tukey and Larsen 1978, page 16."""
+CONFIDENCE = 0.95
+BY_STEP_TIME = ("tokens_per_s", "padded_tokens_per_s")
+"""Metrics that are work per step over the time of a step."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Where a figure may well lie."""
+
+    low: float
+    high: float
+    source: Literal["repeats", "steps"]
+    count: int
+    """Repeats or measured steps behind it."""
+
+    def meaning(self) -> str:
+        """What the interval is, for a person."""
+        if self.source == "repeats":
+            return f"{CONFIDENCE:.0%} confidence interval of the mean of {self.count} trials"
+        return (
+            f"median ± {NOTCH} IQR/√n over the {self.count} measured steps of one trial; "
+            "what differs between runs is not in it"
+        )
+
+
+def interval(cell: MeasuredCell, metric: str) -> Interval | None:
+    """The interval of a cell's metric; None where nothing tells how sure it is."""
+    completed = cell.completed
+    values = [value for trial in completed if (value := trial.metric(metric)) is not None]
+    if len(values) > 1:
+        return _of_repeats(values)
+    return _of_steps(completed[0], metric) if completed else None
+
+
+def _of_repeats(values: Sequence[float]) -> Interval:
+    from scipy.special import stdtrit
+
+    count = len(values)
+    quantile = float(stdtrit(count - 1, (1 + CONFIDENCE) / 2))
+    half = quantile * stdev(values) / math.sqrt(count)
+    return Interval(mean(values) - half, mean(values) + half, "repeats", count)
+
+
+def _of_steps(trial: TrialRecord, metric: str) -> Interval | None:
+    """From the quartiles of the step's time, which a throughput has in its denominator."""
+    median, count = trial.metric("step_time_s"), trial.metric("measured_steps")
+    low, high, value = trial.metric("step_time_p25_s"), trial.metric("step_time_p75_s"), trial.metric(metric)
+    if not median or not count or count < 2 or low is None or high is None or value is None:
+        return None
+    share = NOTCH * (high - low) / math.sqrt(count) / median
+    if metric in BY_STEP_TIME:
+        return Interval(value / (1 + share), value / max(1 - share, 1e-9), "steps", int(count))
+    if metric == "step_time_s":
+        return Interval(value * (1 - share), value * (1 + share), "steps", int(count))
+    return None
+
+
+MOST_NAMED = 3
+"""Cells within the noise that a remark names."""
+
+
+def rank_cells(measured: Sequence[MeasuredCell], rule: Rule) -> Ranking:
+    """One row per cell. Of those within the noise of the leader, the best by `rule.second` is first."""
+    by_number = {cell.record.number: cell for cell in measured}
+    ranking = rank([cell.record for cell in measured], rule)
+    eligible = [trial for trial in ranking.trials if trial.rank is not None]
+    if not eligible:
+        return ranking
+    leader, *others = eligible
+    own = by_number[leader.record.number]
+    tied = [trial for trial in others if in_noise(own, by_number[trial.record.number], rule.metric)]
+    if not tied:
+        return ranking
+    best = min((leader, *tied), key=lambda trial: _second(trial, rule))
+    ordered = [best, *(trial for trial in eligible if trial is not best)]
+    placed = [dataclasses.replace(trial, rank=place) for place, trial in enumerate(ordered, start=1)]
+    same = [trial.record.number for trial in (leader, *tied) if trial is not best]
+    placed[0] = dataclasses.replace(placed[0], remark=_remark(same, rule))
+    return Ranking(rule, (*placed, *ranking.trials[len(eligible) :]))
+
+
+def in_noise(one: MeasuredCell, other: MeasuredCell, metric: str) -> bool:
+    """Whether the intervals of two cells overlap; without any, whether their values are the same."""
+    (low, high), (other_low, other_high) = _bounds(one, metric), _bounds(other, metric)
+    return low <= other_high and other_low <= high
+
+
+def _bounds(cell: MeasuredCell, metric: str) -> tuple[float, float]:
+    if (found := interval(cell, metric)) is not None:
+        return found.low, found.high
+    value = cell.record.metric(metric)
+    return (float("nan"), float("nan")) if value is None else (value, value)
+
+
+def _second(trial: RankedTrial, rule: Rule) -> float:
+    """The second criterion turned so that less is better; what was not measured comes last."""
+    value = trial.record.metric(rule.second)
+    if value is None:
+        return float("inf")
+    return -value if rule.second_maximize else value
+
+
+def _remark(numbers: Sequence[int], rule: Rule) -> str:
+    named = ", ".join(map(str, numbers[:MOST_NAMED]))
+    more = f" and {len(numbers) - MOST_NAMED} more" if len(numbers) > MOST_NAMED else ""
+    trials = "trial" if len(numbers) == 1 else "trials"
+    way = "highest" if rule.second_maximize else "lowest"
+    return f"{trials} {named}{more} within its noise: {way} {rule.second} decides"

@@ -1,0 +1,112 @@
+"""When no trial satisfies the rule: which constraint to relax, and by how much."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sweeper.ranking.ranking import Ranking, rank, reference_loss
+from sweeper.ranking.rule import Bound, Rule, bounds, constraint_name
+from sweeper.study.records import TrialRecord
+
+DIGITS = 3
+"""Significant digits of a proposed limit: enough to type, rounded to the side that lets the trial in."""
+
+Judge = Callable[[Sequence[TrialRecord], Rule], Ranking]
+
+
+@dataclass(frozen=True)
+class Relaxation:
+    """Limits under which a trial would be best."""
+
+    limits: dict[str, float]
+    """Name of a bound -> its new value."""
+    before: dict[str, float]
+    record: TrialRecord
+    """The trial that would be best."""
+    rule: Rule
+    """The rule with the new limits."""
+
+    def overrides(self) -> list[str]:
+        """The new limits as one types them; a list is said whole."""
+        names = dict.fromkeys(name.partition("[")[0] for name in self.limits)
+        return [f"constraint.{name}={_typed(self.rule, name)}" for name in names]
+
+
+def relaxations(ranking: Ranking, judge: Judge = rank) -> list[Relaxation]:
+    """Each single constraint whose relaxation would make a trial best; all together when none would.
+
+    Empty when a trial is best already, or when no limit keeps the trials out (all failed).
+    """
+    if ranking.best is not None:
+        return []
+    records = [trial.record for trial in ranking.trials]
+    active = list(bounds(ranking.rule, reference_loss(records, ranking.rule)))
+    single = [found for bound in active if (found := _relaxed(records, ranking.rule, [bound], judge))]
+    if single or len(active) < 2:
+        return single
+    together = _relaxed(records, ranking.rule, active, judge)
+    return [together] if together else []
+
+
+def _relaxed(
+    records: Sequence[TrialRecord], rule: Rule, active: Sequence[Bound], judge: Judge
+) -> Relaxation | None:
+    """The smallest relaxation of these constraints that lets a trial in, the others as they are."""
+    without = _with_limits(rule, {bound.name: None for bound in active})
+    candidates = [trial.record for trial in rank(records, without).trials if trial.rank is not None]
+    options = [limits for record in candidates if (limits := _limits(record, active))]
+    if not options:
+        return None
+    before = {bound.name: bound.value for bound in active}
+    limits = min(options, key=lambda option: _stretch(option, before))
+    relaxed = _with_limits(rule, limits)
+    best = judge(records, relaxed).best
+    return Relaxation(limits, {name: before[name] for name in limits}, best, relaxed) if best else None
+
+
+def _with_limits(rule: Rule, limits: Mapping[str, float | None]) -> Rule:
+    """The rule with other numbers; a constraint that becomes None is dropped."""
+    plain: Any = {name: value for name, value in limits.items() if "[" not in name}
+    listed = []
+    for limit in rule.limits:
+        value = limits.get(constraint_name(limit), limit.value)
+        if value is not None:
+            listed.append(dataclasses.replace(limit, value=value))
+    return dataclasses.replace(rule, **plain, limits=tuple(listed))
+
+
+def _typed(rule: Rule, name: str) -> str:
+    if name not in ("at_most", "at_least"):
+        return f"{getattr(rule, name):g}"
+    shown = [limit for limit in rule.limits if limit.is_highest == (name == "at_most")]
+    return f"[{','.join(f'{limit.metric}:{limit.value:g}' for limit in shown)}]"
+
+
+def _limits(record: TrialRecord, active: Sequence[Bound]) -> dict[str, float]:
+    """The limits that the trial needs beyond what the rule allows; empty when one is unknown."""
+    limits = {}
+    for bound in active:
+        needed = bound.needed(record)
+        if needed is None:
+            return {}
+        if bound.missed_by(needed):
+            limits[bound.name] = rounded(needed, up=bound.is_highest)
+    return limits
+
+
+def _stretch(limits: dict[str, float], before: dict[str, float]) -> float:
+    """How far limits are moved, in parts of what they were (a limit of 0 counts as a hundredth)."""
+    return sum(abs(limit - before[name]) / max(abs(before[name]), 0.01) for name, limit in limits.items())
+
+
+def rounded(value: float, up: bool) -> float:
+    """The next number with few digits that is above the value, or below it."""
+    if value == 0:
+        return 0.0
+    unit = 10.0 ** (math.floor(math.log10(abs(value))) - DIGITS + 1)
+    steps = math.floor(value / unit) + 1 if up else math.ceil(value / unit) - 1
+    return float(f"{steps * unit:.{DIGITS}g}")

@@ -1,0 +1,30 @@
+"""`python -m sweeper report [study.name=…] [constraint.…] [objective.…]`: the study as HTML and Markdown."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from sweeper.analysis.open import OpenStudy, open_study
+from sweeper.analysis.studies import summary
+from sweeper.cli.verbs import reading_verb
+from sweeper.report import write
+
+
+@reading_verb
+def run(arguments: Sequence[str]) -> int:
+    """Write the report into the study's folder and attach it to the study's run in MLflow."""
+    study = open_study(arguments)
+    write(study)
+    print(f"Study {study.record.name}: {study.folder.report_html} and {study.folder.report_markdown.name}")
+    problem = _attached(study)
+    if problem:
+        print(problem, file=sys.stderr)
+    return 0
+
+
+def _attached(study: OpenStudy) -> str | None:
+    """Give the report to MLflow, unless the study's own driver will do that when it ends."""
+    if study.without_password() or summary(study).state == "running":
+        return None
+    return study.tracker().attach_report()

@@ -1,0 +1,59 @@
+"""`python -m sweeper studies [study.root=…] [--json]`: all studies with their state and best trial."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from sweeper.analysis.open import asked_root
+from sweeper.analysis.studies import Summary, summaries
+from sweeper.cli.verbs import flags, reading_verb
+from sweeper.study.units import phrase
+
+
+@reading_verb
+def run(arguments: Sequence[str]) -> int:
+    """Print one line per study."""
+    given, options = flags(arguments, "json")
+    root = asked_root(options)
+    found = list(summaries(root))
+    if given.json:
+        print(json.dumps([_plain(item) for item in found], indent=2, ensure_ascii=False))
+    elif not found:
+        print(f"No study lies in {root}. Start one: python -m sweeper -m lora.r=8,16")
+    else:
+        _print(found)
+    return 0
+
+
+def _print(found: Sequence[Summary]) -> None:
+    from rich import box
+    from rich.table import Table
+
+    from sweeper.cli.display import console
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("study", "state", "cells", "trials", "best", "value"):
+        right = heading in ("cells", "value")
+        table.add_column(heading, justify="right" if right else "left", overflow="fold")
+    for item in found:
+        value = item.best.metric(item.metric) if item.best and item.metric else None
+        trials = ", ".join(f"{count} {outcome}" for outcome, count in item.outcomes.items())
+        best = f"trial {item.best.number}, {item.best.label}" if item.best else "–"
+        table.add_row(
+            item.name, item.state, _cells(item), trials or "–", best, phrase(item.metric or "", value)
+        )
+    console().print(table)
+
+
+def _cells(item: Summary) -> str:
+    return str(item.settled) if item.asked is None else f"{item.settled}/{max(item.asked, item.settled)}"
+
+
+def _plain(item: Summary) -> dict[str, Any]:
+    best = item.best
+    value = best.metric(item.metric) if best and item.metric else None
+    shown = {"trial": best.number, "overrides": best.spec.overrides, "value": value} if best else None
+    return {**asdict(Summary(**{**vars(item), "best": None})), "best": shown}

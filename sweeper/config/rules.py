@@ -1,0 +1,263 @@
+"""Which configurations make sense on this machine, and why the others do not. Pure functions.
+
+Each rule takes a resolved configuration and the machine, and yields a `Problem` when it is broken. What
+needs the model or the data to be looked at (target modules, data files) is checked by `trainers.prepare`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from sweeper.contract.config import Config
+from sweeper.contract.trial import Outcome, Problem
+from sweeper.machine import Machine, uses_cuda
+
+Rule = Callable[[Config, Machine], Iterator[Problem]]
+
+DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+GENERAL_SUFFIXES = (".jsonl", ".txt")
+POSITIVE = (
+    "lora.r lora.alpha batch.micro batch.effective batch.accumulation data.max_length "
+    "data.max_train_examples data.max_eval_examples train.steps train.token_budget train.learning_rate "
+    "train.adam_epsilon evaluate.every_steps evaluate.batch trial.memory_limit_gib trial.timeout_s "
+    "trial.threads trial.probe_steps constraint.peak_memory_gib"
+).split()
+NOT_NEGATIVE = (
+    "evaluate.general evaluate.generate "
+    "train.warmup_steps train.weight_decay train.max_grad_norm train.seed trial.warmup_steps "
+    "constraint.eval_loss_within"
+).split()
+SHARES = "lora.dropout train.adam_beta1 train.adam_beta2".split()
+
+
+def check(config: Config, machine: Machine) -> list[Problem]:
+    """Every rule that the configuration breaks on this machine."""
+    return [problem for rule in RULES for problem in rule(config, machine)]
+
+
+def _value(config: Config, key: str) -> float | None:
+    section, name = key.split(".")
+    value: float | str | None = getattr(getattr(config, section), name)
+    return None if isinstance(value, str) else value
+
+
+def ranges(config: Config, machine: Machine) -> Iterator[Problem]:
+    """Numbers lie in their ranges."""
+    for rule, keys, lowest, below, is_open in (
+        ("> 0", POSITIVE, 0, math.inf, True),
+        (">= 0", NOT_NEGATIVE, 0, math.inf, False),
+        ("in [0, 1)", SHARES, 0, 1, False),
+        ("in (0, 1)", ["data.eval_fraction"], 0, 1, True),
+    ):
+        for key in keys:
+            value = _value(config, key)
+            if value is None:
+                continue
+            if value < lowest or value >= below or (is_open and value == lowest):
+                yield Problem(f"{key} must be {rule}", key, str(value), f"give a value {rule}")
+
+
+def batch(config: Config, machine: Machine) -> Iterator[Problem]:
+    """The three batch options agree."""
+    micro, effective, accumulation = config.batch.micro, config.batch.effective, config.batch.accumulation
+    if micro == "auto" or micro < 1 or not effective or not accumulation:
+        return
+    if effective % micro:
+        yield Problem(
+            "batch.micro must divide batch.effective",
+            "batch.micro",
+            f"{micro} (batch.effective={effective})",
+            f"take batch.micro of {', '.join(map(str, _divisors(effective)))}",
+        )
+    elif micro * accumulation != effective:
+        yield Problem(
+            "batch.micro * batch.accumulation must equal batch.effective",
+            "batch.accumulation",
+            f"{accumulation} (batch.micro={micro}, batch.effective={effective})",
+            "leave batch.accumulation or batch.effective out",
+        )
+
+
+def auto_batch(config: Config, machine: Machine) -> Iterator[Problem]:
+    """There is a limit that the micro batch can be fitted to, and nothing else that decides it."""
+    if config.batch.micro != "auto":
+        return
+    if config.trial.memory_limit_gib is None and not uses_cuda(config, machine):
+        yield Problem(
+            "batch.micro=auto needs a limit to fit, and a CPU has none of its own",
+            "trial.memory_limit_gib",
+            "null",
+            "give trial.memory_limit_gib=…, or a number for batch.micro",
+        )
+    if config.batch.accumulation is not None:
+        yield Problem(
+            "batch.micro=auto decides batch.accumulation too",
+            "batch.accumulation",
+            str(config.batch.accumulation),
+            "leave batch.accumulation out and set batch.effective",
+        )
+
+
+def _divisors(number: int) -> list[int]:
+    return [divisor for divisor in range(1, number + 1) if number % divisor == 0][:12]
+
+
+def work(config: Config, machine: Machine) -> Iterator[Problem]:
+    """The amount of work is said once, and some of it can be measured."""
+    steps, budget = config.train.steps, config.train.token_budget
+    if steps is not None and budget is not None:
+        yield Problem(
+            "train.steps and train.token_budget exclude each other",
+            "train.token_budget",
+            str(budget),
+            "set one of them to null",
+        )
+    probe, warmup = config.trial.probe_steps, config.trial.warmup_steps
+    if probe is not None and probe <= warmup:
+        yield Problem(
+            "trial.probe_steps must exceed trial.warmup_steps, else no step is measured",
+            "trial.probe_steps",
+            f"{probe} (trial.warmup_steps={warmup})",
+            "leave it out, and set fidelity=probe+train",
+        )
+    if steps is not None and steps <= warmup:
+        yield Problem(
+            "train.steps must exceed trial.warmup_steps, else no step is measured",
+            "train.steps",
+            f"{steps} (trial.warmup_steps={config.trial.warmup_steps})",
+            "train for more steps or lower trial.warmup_steps",
+        )
+
+
+def device(config: Config, machine: Machine) -> Iterator[Problem]:
+    """A CUDA device is there when one is asked for."""
+    if config.trial.device == "cuda" and not machine.cuda_devices:
+        yield Problem(
+            "trial.device=cuda needs a CUDA device", "trial.device", "cuda", "use trial.device=auto or cpu"
+        )
+
+
+def precision(config: Config, machine: Machine) -> Iterator[Problem]:
+    """The arithmetic exists on the device."""
+    if config.precision == "fp16" and not uses_cuda(config, machine):
+        yield Problem(
+            "precision=fp16 needs CUDA (loss scaling and half-precision kernels)",
+            "precision",
+            "fp16",
+            "use precision=bf16 on CPU",
+        )
+    weights = config.model.dtype
+    if config.precision == "fp16" and weights == "float16":
+        yield Problem(
+            "precision=fp16 needs weights that can be unscaled in float32",
+            "model.dtype",
+            weights,
+            "use model.dtype=auto",
+        )
+
+
+def attention(config: Config, machine: Machine) -> Iterator[Problem]:
+    """FlashAttention-2 can run."""
+    if config.attention != "flash_attention_2":
+        return
+    for holds, rule, remedy in (
+        (uses_cuda(config, machine), "needs a CUDA device", "use attention=sdpa"),
+        (machine.flash_attn, "needs the package flash-attn", "pip install 'sweeper[flash]'"),
+        (config.precision != "fp32", "needs 16-bit precision", "use precision=bf16, fp16 or bf16_pure"),
+        (
+            machine.compute_capability is None or machine.compute_capability >= (8, 0),
+            "needs compute capability 8.0 or higher",
+            "use attention=sdpa",
+        ),
+    ):
+        if not holds:
+            value = f"flash_attention_2 (precision={config.precision})"
+            yield Problem(f"attention=flash_attention_2 {rule}", "attention", value, remedy)
+
+
+def quantization(config: Config, machine: Machine) -> Iterator[Problem]:
+    """A quantised base is frozen."""
+    if config.quantization != "none" and config.adapter == "full":
+        yield Problem(
+            "a quantised base cannot be trained itself",
+            "quantization",
+            f"{config.quantization} (adapter=full)",
+            "use adapter=lora or quantization=none",
+        )
+
+
+def data_file(config: Config, machine: Machine) -> Iterator[Problem]:
+    """Data files are there and of a known format."""
+    if config.data.source != "file":
+        return
+    for key, name in (("data.path", config.data.path), ("data.eval_path", config.data.eval_path)):
+        if name is None:
+            continue
+        if Path(name).suffix not in DATA_SUFFIXES:
+            formats = ", ".join(DATA_SUFFIXES)
+            yield Problem(f"{key} must end in one of {formats}", key, name, "convert or rename the file")
+        elif not Path(name).is_file():
+            yield Problem(f"{key} must be a file", key, name, "correct the path")
+
+
+def general_text(config: Config, machine: Machine) -> Iterator[Problem]:
+    """The general corpus can be read."""
+    name = config.data.general_path
+    if name is None:
+        return
+    if Path(name).suffix not in GENERAL_SUFFIXES:
+        formats = " or ".join(GENERAL_SUFFIXES)
+        yield Problem(
+            f"data.general_path must end in {formats}", "data.general_path", name, "convert the file"
+        )
+    elif not Path(name).is_file():
+        yield Problem("data.general_path must be a file", "data.general_path", name, "correct the path")
+
+
+def retry(config: Config, machine: Machine) -> Iterator[Problem]:
+    """Outcomes to run again are outcomes."""
+    known = [outcome.value for outcome in Outcome]
+    for name in config.study.retry:
+        if name not in known:
+            yield Problem(
+                "study.retry must list outcomes", "study.retry", name, f"take some of {', '.join(known)}"
+            )
+
+
+def study_folder(config: Config, machine: Machine) -> Iterator[Problem]:
+    """The study's folder can be written."""
+    existing = next(path for path in _upwards(Path(config.study.root).absolute()) if path.exists())
+    if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
+        yield Problem(
+            "study.root must be a folder that can be written",
+            "study.root",
+            config.study.root,
+            f"make {existing} a writable folder or choose another one",
+        )
+    name = config.study.name
+    if name is not None and (not name.strip() or "/" in name or name in (".", "..")):
+        yield Problem("study.name must be a folder name", "study.name", name, "leave the slashes out")
+
+
+def _upwards(path: Path) -> Iterator[Path]:
+    yield path
+    yield from path.parents
+
+
+RULES: tuple[Rule, ...] = (
+    ranges,
+    batch,
+    auto_batch,
+    work,
+    device,
+    precision,
+    attention,
+    quantization,
+    data_file,
+    general_text,
+    retry,
+    study_folder,
+)

@@ -1,0 +1,160 @@
+"""What Hydra composed becomes a typed `Config`; every mistake is found at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from hydra.core.override_parser.types import Glob
+from omegaconf import OmegaConf
+
+from sweeper.config.hydra import MAPPINGS, groups
+from sweeper.config.options import keys
+from sweeper.contract.config import DEFAULT_EFFECTIVE_BATCH, DEFAULT_STEPS, MISSING, BatchConfig, Config
+from sweeper.contract.study_config import DEFAULT_OBJECTIVE
+from sweeper.contract.trial import Problem
+
+
+def name_problems(overrides: Sequence[Any], external: Sequence[Path] = ()) -> list[tuple[int, Problem]]:
+    """Overrides (Hydra's parsed `Override`s) whose key or group choice does not exist, by position.
+
+    `external` holds further configuration folders (`--config-dir`), whose options count too.
+    """
+    known_groups, known_keys = groups(), keys()
+    for folder in external:
+        for file in folder.glob("*/*.yaml"):
+            known_groups.setdefault(file.parent.name, []).append(file.stem)
+    found = []
+    for position, override in enumerate(overrides):
+        key = override.key_or_group
+        if key.startswith("hydra") or override.package is not None:
+            continue
+        if key in known_groups:
+            found += [(position, problem) for problem in _choice_problems(override, known_groups[key])]
+        elif key not in known_keys:
+            found.append((position, _unknown_key(override, [*known_keys, *known_groups])))
+    return found
+
+
+def _choice_problems(override: Any, options: list[str]) -> Iterator[Problem]:
+    swept = override.is_sweep_override()
+    if swept and (not override.is_discrete_sweep() or isinstance(override.value(), Glob)):
+        return
+    values = list(override.sweep_string_iterator()) if swept else [override.get_value_element_as_str()]
+    for value in values:
+        if value not in options:
+            near = difflib.get_close_matches(value, options, n=3, cutoff=0.4) or options[:8]
+            yield Problem(
+                f"{override.key_or_group} must name one of its options",
+                override.key_or_group,
+                value,
+                f"take one of {', '.join(near)}",
+            )
+
+
+def _unknown_key(override: Any, known: list[str]) -> Problem:
+    key = override.key_or_group
+    last_parts = {name.rpartition(".")[2]: name for name in known}
+    near = difflib.get_close_matches(key, known, n=3, cutoff=0.6)
+    near += [last_parts[part] for part in difflib.get_close_matches(key, last_parts, n=2, cutoff=0.7)]
+    sections = {name.partition(".")[0] for name in known if "." in name}
+    mapping = next((name for name in MAPPINGS if key.startswith(f"{name}.")), None)
+    if key in sections:
+        rule, remedy = "a section takes no value", f"set one of its options, such as {_first(key, known)}"
+    elif mapping:
+        rule = f"{mapping} takes its options in braces"
+        remedy = f"write \"{mapping}={{{key.removeprefix(f'{mapping}.')}: '…'}}\""
+    else:
+        rule = "the option must exist"
+        remedy = f"take {' or '.join(dict.fromkeys(near))}" if near else "see `python -m sweeper options`"
+    return Problem(rule, key, override.get_value_string(), remedy)
+
+
+def _first(section: str, known: list[str]) -> str:
+    return next(name for name in known if name.startswith(f"{section}."))
+
+
+def typed(composed: Mapping[str, Any]) -> tuple[Config | None, list[Problem]]:
+    """Check a composed configuration against the schema. The problems are those of all options.
+
+    The configuration has defaults in place of what is wrong, so that further checks can go on; it is
+    None when even that does not help.
+    """
+    from pydantic import ValidationError
+
+    missing = [name for name, value in _flat(composed) if value == MISSING]
+    problems = [Problem("the option must be set", name, MISSING, f"give {name}=…") for name in missing]
+    try:
+        config = _adapter().validate_python(_with_defaults(composed, missing) if missing else composed)
+    except ValidationError as error:
+        found = [_type_problem(item) for item in error.errors()]
+        problems += [problem for problem in found if problem.key not in missing]
+        try:
+            config = _adapter().validate_python(_with_defaults(composed, [item.key for item in problems]))
+        except ValidationError:
+            config = None
+    return config, problems
+
+
+def _with_defaults(composed: Mapping[str, Any], names: list[str]) -> Any:
+    """The configuration with the schema's default for each name, and without names it does not know."""
+    values = OmegaConf.create(dict(composed))
+    defaults = OmegaConf.create(Config().to_dict())
+    for name in names:
+        OmegaConf.update(values, name, OmegaConf.select(defaults, name), force_add=True)
+    return OmegaConf.to_container(values, resolve=True)
+
+
+@cache
+def _adapter() -> Any:
+    from pydantic import ConfigDict, TypeAdapter
+
+    hints = get_type_hints(Config)
+    sections: list[Any] = [hint for hint in hints.values() if dataclasses.is_dataclass(hint)]
+    for cls in (Config, *sections):
+        cls.__pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
+    return TypeAdapter(Config)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _type_problem(error: Any) -> Problem:
+    key = ".".join(str(part) for part in error["loc"] if re.fullmatch(r"[a-z_0-9]+", str(part)))
+    key = re.sub(r"\.(str|tuple|int|float|bool)(\..*)?$", "", key)
+    rule = error["msg"][0].lower() + error["msg"][1:]
+    near = difflib.get_close_matches(key, keys(), n=2)
+    unknown = error["type"] == "unexpected_keyword_argument"
+    remedy = f"take {' or '.join(near) or 'another option'}" if unknown else "give a value of that type"
+    return Problem("the option must exist" if unknown else rule, key, str(error["input"]), remedy)
+
+
+def resolved(config: Config) -> Config:
+    """The configuration with every derived value filled in: batch sizes, steps, objective."""
+    train, objective = config.train, config.objective
+    if train.steps is None and train.token_budget is None:
+        train = dataclasses.replace(train, steps=DEFAULT_STEPS)
+    if not objective.maximize and not objective.minimize:
+        objective = dataclasses.replace(objective, maximize=DEFAULT_OBJECTIVE)
+    return dataclasses.replace(config, batch=_resolved_batch(config.batch), train=train, objective=objective)
+
+
+def _resolved_batch(batch: BatchConfig) -> BatchConfig:
+    effective, accumulation = batch.effective, batch.accumulation
+    if batch.micro == "auto":
+        return BatchConfig("auto", effective or DEFAULT_EFFECTIVE_BATCH, accumulation)
+    if effective is None:
+        effective = batch.micro * accumulation if accumulation else DEFAULT_EFFECTIVE_BATCH
+    if accumulation is None:
+        accumulation = max(1, effective // max(1, batch.micro))
+    return BatchConfig(batch.micro, effective, accumulation)

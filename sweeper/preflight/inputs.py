@@ -1,0 +1,155 @@
+"""What makes two trials the same work, and whether a cell's model and data are sound.
+
+A look at models and data is a process of its own (the launcher's verb `prepare`). Cells that agree in
+what it looks at share one look, also when they come later in a search.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from sweeper.config.cell import Cell, ConfigurationError
+from sweeper.contract.config import BatchConfig, Config
+from sweeper.contract.json_files import read_json, write_json
+from sweeper.contract.scopes import ABOUT_THE_STUDY
+from sweeper.contract.stamps import digest, now
+from sweeper.contract.trial import Outcome, Problem, TrialResult
+from sweeper.launchers.base import Launcher
+from sweeper.machine import Machine, versions
+
+POLL_S = 0.2
+LOOKED_AT = "model data evaluate adapter quantization attention precision optim trainer".split()
+"""Sections and options of the configuration that `trainers.prepare` reads in full."""
+LOOKED_AT_IN = {
+    "lora": ("target_modules", "use_dora"),
+    "train": ("optim_args", "lr_scheduler_type"),
+    "trial": ("device",),
+}
+"""Options that it reads of other sections."""
+
+
+class Identities:
+    """The keys of cells, and the looks that they rest on."""
+
+    def __init__(self, launcher: Launcher, cache_dir: Path, machine: Machine) -> None:
+        self._launcher = launcher
+        self._cache_dir = cache_dir
+        self._machine = machine
+        self._looks: dict[str, dict[str, Any]] = {}
+
+    def look(self, cells: Sequence[Cell]) -> None:
+        """Look at models and data of the cells; tokenised data lies in the cache afterwards.
+
+        Raises ConfigurationError with all problems, and RuntimeError when the look itself fails.
+        """
+        aspects = [_aspect(cell.config) for cell in cells]
+        new = {
+            aspect: cell.config
+            for aspect, cell in zip(aspects, cells, strict=True)
+            if aspect not in self._looks
+        }
+        if new:
+            found = self._prepare([_with_any_batch(config).to_dict() for config in new.values()])
+            self._looks |= dict(zip(new, found, strict=True))
+        problems = [
+            (problem, cell.label)
+            for aspect, cell in zip(aspects, cells, strict=True)
+            for problem in self._problems(aspect)
+        ]
+        if problems:
+            raise ConfigurationError(problems)
+
+    def verdict(self, config: Config) -> TrialResult | None:
+        """How a trial would end whose model or data are unsound; None for one that can start."""
+        problems = self._problems(self._looked_at(Cell({}, config)))
+        if not problems:
+            return None
+        said = (f"{item.rule}, but {item.key} is {item.value}: {item.remedy}" for item in problems)
+        return TrialResult(Outcome.INVALID, "; ".join(said), ended_at=now())
+
+    def _problems(self, aspect: str) -> list[Problem]:
+        return [Problem(**problem) for problem in self._looks[aspect]["problems"]]
+
+    def _looked_at(self, cell: Cell) -> str:
+        """The cell's aspect, after a look. What is wrong with a cell that a search has drawn is no mistake
+        of the user's: it is said by `verdict`."""
+        with suppress(ConfigurationError):
+            self.look([cell])
+        return _aspect(cell.config)
+
+    def key(self, cell: Cell, repeat: int = 0) -> str:
+        """Identity of the cell's work; looks at its model and data if nobody has.
+
+        Raises ConfigurationError with all problems, and RuntimeError when the look itself fails.
+        """
+        self.look([cell])
+        return self.key_of_any(cell, repeat)
+
+    def key_of_any(self, cell: Cell, repeat: int = 0) -> str:
+        """The same for a cell whose model or data may be unsound. Raises RuntimeError alone."""
+        found = self._looks[self._looked_at(cell)]
+        on_cpu = cell.config.trial.device == "cpu" or not self._machine.cuda_devices
+        device = f"cpu {self._machine.cpu}" if on_cpu else self._machine.device
+        config = cell.config.to_dict()
+        key = trial_key(config, found.get("model_fingerprint"), found.get("data_fingerprint"), device)
+        return digest([key, repeat]) if repeat else key
+
+    def _prepare(self, configs: list[dict[str, Any]]) -> list[Any]:
+        with tempfile.TemporaryDirectory(prefix="sweeper-prepare-") as name:
+            folder = Path(name)
+            asked = {"configs": configs, "cache_dir": str(self._cache_dir.absolute())}
+            write_json(folder / "prepare.json", asked)
+            job = self._launcher.submit("prepare", folder, folder / "stdout.log", folder / "stderr.log")
+            while not job.done():
+                self._launcher.wait(POLL_S)
+            if not (folder / "prepared.json").exists():
+                raise RuntimeError(tail(folder / "stderr.log") or f"the check ended with {job.exit_code}")
+            found: list[Any] = read_json(folder / "prepared.json")["cells"]
+        return found
+
+
+def _aspect(config: Config) -> str:
+    values: dict[str, Any] = {name: _plain(getattr(config, name)) for name in LOOKED_AT}
+    for section, names in LOOKED_AT_IN.items():
+        values |= {f"{section}.{name}": getattr(getattr(config, section), name) for name in names}
+    return digest(values)
+
+
+def _with_any_batch(config: Config) -> Config:
+    """The batch is no part of a look, and may be wrong or undecided."""
+    return dataclasses.replace(config, batch=BatchConfig(1, 1, 1))
+
+
+def _plain(value: Any) -> Any:
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value  # type: ignore[arg-type]
+
+
+def tail(path: Path, lines: int = 15) -> str:
+    """The last lines of a log; empty when there is none."""
+    if not path.exists():
+        return ""
+    return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
+
+
+def trial_key(config: dict[str, Any], model: str | None, data: str | None, device: str) -> str:
+    """Identity of a trial's work: 16 hex digits of SHA-256 over all that can change its result.
+
+    `model` and `data` are the fingerprints of their contents.
+    """
+    work = {name: value for name, value in config.items() if name not in ABOUT_THE_STUDY}
+    threads = config["trial"]["threads"] or os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))
+    identity = {
+        "config": work,
+        "model": model,
+        "data": data,
+        "device": device,
+        "threads": str(threads) if device.startswith("cpu ") else None,
+        "versions": versions(),
+    }
+    return digest(identity)

@@ -1,0 +1,175 @@
+"""Which trial is best, under which constraint: pure functions over the records of a study."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sweeper.contract.trial import GIB, Outcome
+from sweeper.ranking.rule import Rule
+from sweeper.study.records import TrialRecord
+
+MOST_UTILIZATION = 0.75
+"""Share of a device's peak that no fine-tune reaches: the best published single-GPU runs reach 0.4 to 0.6."""
+
+
+@dataclass(frozen=True)
+class RankedTrial:
+    """A trial with its place."""
+
+    record: TrialRecord
+    rank: int | None
+    """1 is best; None for a trial that is not eligible."""
+    violations: tuple[str, ...]
+    """Why it is not eligible."""
+    remark: str = ""
+    """What a reader of its place must know: that others are within its noise."""
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Every trial of a study, best first."""
+
+    rule: Rule
+    trials: tuple[RankedTrial, ...]
+
+    @property
+    def best(self) -> TrialRecord | None:
+        return next((trial.record for trial in self.trials if trial.rank == 1), None)
+
+
+def rank(records: Sequence[TrialRecord], rule: Rule) -> Ranking:
+    """Rank the trials: eligible ones by the metric, then the others by outcome and number.
+
+    Cancelled trials are left out: their cells have been or will be run again.
+    """
+    settled = [record for record in records if record.result is not None and record.result.outcome.is_final]
+    lowest, missing = reference_loss(settled, rule), _missing_reference(settled, rule)
+    judged = [(record, violations(record, rule, lowest) or missing) for record in settled]
+    eligible = [record for record, found in judged if not found]
+    eligible.sort(key=lambda record: (_value(record, rule), -record.number), reverse=rule.maximize)
+    if not rule.maximize:
+        eligible.sort(key=lambda record: (_value(record, rule), record.number))
+    ranked = [RankedTrial(record, place, ()) for place, record in enumerate(eligible, start=1)]
+    ranked += [RankedTrial(record, None, tuple(found)) for record, found in judged if found]
+    return Ranking(rule, tuple(ranked))
+
+
+def _value(record: TrialRecord, rule: Rule) -> float:
+    value = record.metric(rule.metric)
+    assert value is not None
+    return value
+
+
+def reference_loss(records: Sequence[TrialRecord], rule: Rule) -> float | None:
+    """The evaluation loss that `eval_loss_within` refers to: the baseline's where one is named (None while
+    it has none), else the lowest."""
+    if rule.baseline is None:
+        return lowest_loss(records)
+    return lowest_loss([record for record in records if is_baseline(record, rule)])
+
+
+def _missing_reference(records: Sequence[TrialRecord], rule: Rule) -> list[str]:
+    """Why no trial can be held against the loss that the rule refers to; empty when each can.
+
+    Another loss in its place would be another rule than the one that was asked for.
+    """
+    if rule.eval_loss_within is None or reference_loss(records, rule) is not None:
+        return []
+    if rule.baseline is None:
+        return ["eval_loss was not measured"]
+    ended = [record.result.outcome.value for record in records if is_baseline(record, rule) and record.result]
+    how = ended[-1].replace("_", " ") if ended else "not measured yet"
+    return [f"the baseline {rule.baseline} has no evaluation loss to compare with ({how})"]
+
+
+def is_baseline(record: TrialRecord, rule: Rule) -> bool:
+    """Whether the trial is one of the cell that `constraint.baseline` names."""
+    if rule.baseline is None:
+        return False
+    return record.spec.overrides == dict(item.split("=", 1) for item in rule.baseline.split())
+
+
+def lowest_loss(records: Sequence[TrialRecord]) -> float | None:
+    """The lowest evaluation loss of the completed trials."""
+    losses = [
+        loss
+        for record in records
+        if record.result is not None and record.result.outcome is Outcome.COMPLETED
+        if (loss := record.metric("eval_loss")) is not None
+    ]
+    return min(losses, default=None)
+
+
+def violations(record: TrialRecord, rule: Rule, lowest: float | None) -> list[str]:
+    """Why a trial cannot be best; empty when it can."""
+    result = record.result
+    if result is None or result.outcome is not Outcome.COMPLETED:
+        return [result.outcome.value if result else "running"]
+    if record.is_probe:
+        return ["a probe, not trained in full"]
+    found = [] if record.metric(rule.metric) is not None else [f"{rule.metric} was not measured"]
+    found += [said for limit in rule.limits if (said := limit.violation(record)) is not None]
+    found += _speed_violation(record, rule) + _impossible_speed(record)
+    return found + _loss_violation(record, rule, lowest) + _memory_violation(record, rule)
+
+
+def _speed_violation(record: TrialRecord, rule: Rule) -> list[str]:
+    speed = record.metric("tokens_per_s")
+    if rule.tokens_per_s is None or (speed is not None and speed >= rule.tokens_per_s):
+        return []
+    return [
+        "throughput was not measured" if speed is None else f"{speed:,.0f} < {rule.tokens_per_s:g} tokens/s"
+    ]
+
+
+def _impossible_speed(record: TrialRecord) -> list[str]:
+    """A device that did more than it can was not measured."""
+    hfu = record.metric("hfu")
+    if hfu is None or hfu <= MOST_UTILIZATION:
+        return []
+    return [f"hfu {hfu:.2f} > {MOST_UTILIZATION:g}: the speed cannot have been measured right"]
+
+
+def _loss_violation(record: TrialRecord, rule: Rule, lowest: float | None) -> list[str]:
+    if rule.eval_loss_within is None or lowest is None:
+        return []
+    loss, allowed = record.metric("eval_loss"), lowest * (1 + rule.eval_loss_within)
+    if loss is None:
+        return ["eval_loss was not measured"]
+    return [f"eval_loss {loss:.4f} > {allowed:.4f}"] if loss > allowed else []
+
+
+def _memory_violation(record: TrialRecord, rule: Rule) -> list[str]:
+    if rule.peak_memory_gib is None:
+        return []
+    peak = record.metric("peak_memory_bytes")
+    if peak is None:
+        return ["peak memory was not measured"]
+    too_much = peak > rule.peak_memory_gib * GIB
+    return [f"peak memory {peak / GIB:.3f} GiB > {rule.peak_memory_gib:g} GiB"] if too_much else []
+
+
+def to_json(ranking: Ranking) -> dict[str, Any]:
+    """The ranking as plain JSON types: `ranking.json`."""
+    return {
+        "rule": {**asdict(ranking.rule), "sentence": ranking.rule.sentence()},
+        "best": ranking.best.number if ranking.best else None,
+        "trials": [_row(trial) for trial in ranking.trials],
+    }
+
+
+def _row(trial: RankedTrial) -> dict[str, Any]:
+    result = trial.record.result
+    assert result is not None
+    return {
+        "rank": trial.rank,
+        "number": trial.record.number,
+        "overrides": trial.record.spec.overrides,
+        "outcome": result.outcome.value,
+        "reason": result.reason,
+        "violations": list(trial.violations),
+        "remark": trial.remark or None,
+        "measurements": result.to_json()["measurements"],
+    }

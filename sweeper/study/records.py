@@ -1,0 +1,122 @@
+"""The study's folder and the records in it: what was asked, what happened.
+
+studies/<study>/study.json         what was asked
+                optuna.db          the Optuna study
+                tracking.json      which MLflow run holds which trial
+                ranking.json, .md  the verdict, when the study has ended
+                report.html, .md   the same with its figures
+                decisions.json     what the strategy decided, and why
+                trials/0007/       one trial (see `sweeper.contract.TrialFolder`)
+                production/3f2a…/  one production run, which is a folder of the same kind
+"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from sweeper.contract.folder import TrialFolder
+from sweeper.contract.measurements import DERIVED, MEASURED
+from sweeper.contract.trial import TrialProgress, TrialResult, TrialSpec
+
+
+@dataclass(frozen=True)
+class StudyRecord:
+    """What a study was asked to find out: `study.json`."""
+
+    name: str
+    created_at: str
+    """UTC, ISO 8601."""
+    command: str
+    """The command line as typed, secrets masked."""
+    overrides: tuple[str, ...]
+    """Overrides that hold for every cell."""
+    swept: dict[str, list[str]]
+    """Swept key -> the values that were asked for, as typed."""
+    config: dict[str, Any]
+    """The resolved configuration without the swept overrides, secrets masked."""
+    generation: int = 1
+    """Counts up with every `study.fresh=true`."""
+    sweeper_version: str | None = None
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One trial as it lies in its folder: spec, result and progress."""
+
+    spec: TrialSpec
+    result: TrialResult | None
+    """None while the trial runs, or when it was cut off."""
+    folder: TrialFolder
+    progress: list[TrialProgress] = field(default_factory=list)
+
+    @property
+    def number(self) -> int:
+        return self.spec.number
+
+    @property
+    def label(self) -> str:
+        """The cell as the user would type it, e.g. `lora.r=8 optim=adamw`."""
+        return " ".join(f"{key}={value}" for key, value in self.spec.overrides.items()) or "single"
+
+    @property
+    def is_probe(self) -> bool:
+        """Whether only speed and memory were looked at (`fidelity=probe+train`)."""
+        return self.spec.config.get("trial", {}).get("probe_steps") is not None
+
+    def metric(self, name: str) -> float | None:
+        """A measurement or a figure derived from some, by its name in METRICS; None when not measured."""
+        if name not in MEASURED:
+            raise ValueError(f"a metric must be one of METRICS, but got {name!r}")
+        if self.result is None:
+            return None
+        if name in DERIVED:
+            return DERIVED[name](self.result.measurements, self.spec.config)
+        value: float | None = getattr(self.result.measurements, name)
+        return value
+
+    def derived(self) -> dict[str, float | None]:
+        """Every figure of DERIVED."""
+        return {name: self.metric(name) for name in DERIVED}
+
+
+class Lean:
+    """Makes records share what they have in common."""
+
+    def __init__(self) -> None:
+        self._shared: TrialResult | None = None
+        self._sections: dict[str, object] = {}
+
+    def of(self, record: TrialRecord) -> TrialRecord:
+        """The same record, without its lines of progress."""
+        result, last = record.result, self._shared
+        if result is None:
+            return record
+        if last is not None:
+            same = {
+                name: getattr(last, name)
+                for name in ("environment", "definitions", "active")
+                if getattr(last, name) == getattr(result, name)
+            }
+            result = replace(result, **same)
+        self._shared = result
+        config = dict(record.spec.config)
+        for name, section in config.items():
+            if self._sections.setdefault(name, section) == section:
+                config[name] = self._sections[name]
+        return replace(record, spec=replace(record.spec, config=config), result=result, progress=[])
+
+
+NOT_OF_ONE_TRIAL = (
+    "study.name=", "study.fresh=", "strategy=", "fidelity=", "pruner=", "slots=", "space=", "space.",
+    "search.", "budget.", "repeats.",
+)  # fmt: skip
+"""Overrides that mean nothing to a single trial."""
+
+
+def reproduction(study: StudyRecord, trial: TrialRecord) -> str:
+    """The command, as one types it; what names or renews the study is left out."""
+    own = [f"{key}={value}" for key, value in trial.spec.overrides.items()]
+    fixed = [item for item in study.overrides if not item.startswith(NOT_OF_ONE_TRIAL)]
+    return " ".join(["python -m sweeper", *(shlex.quote(item) for item in [*fixed, *own])])

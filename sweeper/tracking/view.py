@@ -1,0 +1,92 @@
+"""The view of a study that MLflow's pages open with: trials sorted by the objective, the swept values
+and main metrics as columns, the main charts first.
+
+Without it MLflow shows one collapsed row and no metric, and its charts leave out collapsed runs. The
+view is what the button "Share view" stores: JSON in a tag of the experiment. A version of MLflow that
+does not know it shows its usual page.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from sweeper.study.masking import mask
+from sweeper.study.records import StudyRecord
+from sweeper.tracking.address import is_server
+from sweeper.tracking.entries import param_name, shown_name
+
+MAIN_METRICS = ("tokens_per_s", "peak_memory_gib", "eval_loss")
+_LOCAL_ADDRESS = "http://127.0.0.1:5000"  # where `mlflow ui` listens by default
+
+
+def view_tag(study_id: str, generation: int) -> str:
+    """Name of the experiment tag that holds the view."""
+    return f"mlflow.sharedViewState.{_key(study_id, generation)}"
+
+
+def view(study: StudyRecord, run_filter: str) -> str:
+    """The view as JSON. `run_filter` picks the study's runs, in MLflow's search language."""
+    metric, is_maximised = _objective(study.config)
+    state = {
+        "searchFilter": run_filter,
+        "orderByKey": f"metrics.`{metric}`",
+        "orderByAsc": not is_maximised,
+        "selectedColumns": [
+            *(f"params.`{param_name(key)}`" for key in study.swept),
+            *(f"metrics.`{name}`" for name in dict.fromkeys((metric, *MAIN_METRICS))),
+            "tags.`outcome`",
+        ],
+        "compareRunSections": [
+            {"uuid": name, "name": name, "display": True, "isReordered": True}
+            for name in ("Comparison", "curve", "Model metrics")
+        ],
+        "compareRunCharts": _charts(),
+        "isAccordionReordered": True,
+    }
+    return json.dumps(state)
+
+
+def view_url(uri: str, experiment_id: str, study_id: str, generation: int) -> str:
+    """Address of the view: on the tracking server, or where `mlflow ui` will listen."""
+    base = mask(uri).rstrip("/") if is_server(uri) else _LOCAL_ADDRESS
+    key = _key(study_id, generation)
+    return f"{base}/#/experiments/{experiment_id}/runs?workflowType=machine_learning&viewStateShareKey={key}"
+
+
+def _key(study_id: str, generation: int) -> str:
+    return f"sweeper-{study_id}-{generation}"
+
+
+def _objective(config: dict[str, Any]) -> tuple[str, bool]:
+    """The metric that ranks trials, as MLflow shows it, and whether more is better."""
+    objective = config.get("objective") or {}
+    if minimised := objective.get("minimize"):
+        return shown_name(minimised), False
+    return shown_name(objective.get("maximize") or "tokens_per_s"), True
+
+
+def _charts() -> list[dict[str, Any]]:
+    bars = [_chart("BAR", name, metricKey=name, isGenerated=True) for name in MAIN_METRICS]
+    trade_offs = [
+        _chart(
+            "SCATTER", f"{up} against {across}", xaxis=_axis(across), yaxis=_axis(up), runsCountToCompare=100
+        )
+        for across, up in (("peak_memory_gib", "tokens_per_s"), ("peak_memory_gib", "eval_loss"))
+    ]
+    return bars + trade_offs
+
+
+def _chart(kind: str, name: str, **settings: Any) -> dict[str, Any]:
+    common = {
+        "uuid": name,
+        "displayName": name,
+        "type": kind,
+        "metricSectionId": "Comparison",
+        "deleted": False,
+    }
+    return {"runsCountToCompare": 10, "isGenerated": False, **common, **settings}
+
+
+def _axis(metric: str) -> dict[str, str]:
+    return {"key": metric, "type": "METRIC"}

@@ -1,0 +1,1 @@
+"""Examples become batches, the same for every trial."""

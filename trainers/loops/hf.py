@@ -1,0 +1,91 @@
+"""The same training through `TrainingArguments` and `transformers.Trainer`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.utils.data import Sampler, SequentialSampler
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+
+from sweeper.contract.config import Config
+from trainers.data.batches import OrderedExamples, Plan
+from trainers.data.prepared import PreparedData
+from trainers.loops.recorder import Recorder
+from trainers.methods.optimizers import build_scheduler
+
+
+def train(
+    config: Config,
+    plan: Plan,
+    data: PreparedData,
+    model: nn.Module,
+    optimizer: Optimizer,
+    arguments: TrainingArguments,
+    recorder: Recorder,
+) -> None:
+    """Carry out the plan, step by step, until it is done or the recorder says stop."""
+    trainer = PlannedTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=OrderedExamples(data.train, plan.indices),
+        data_collator=data.collator,
+        optimizers=(optimizer, build_scheduler(optimizer, arguments)),
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(_RecorderCallback(trainer, recorder))
+    trainer.train()
+
+
+class PlannedTrainer(Trainer):
+    """A Trainer that takes its examples in the order of the plan and shows the loss of each step."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.step_loss: Any = 0.0
+        self.step_grad_norm: Any = None
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        ordered: Any = self.train_dataset
+        return SequentialSampler(ordered)
+
+    def training_step(self, *arguments: Any, **options: Any) -> torch.Tensor:
+        """One micro batch; its share of the step's loss is added up on the device."""
+        loss: torch.Tensor = super().training_step(*arguments, **options)
+        self.step_loss = self.step_loss + loss
+        return loss
+
+    def _get_grad_norm(self, *arguments: Any, **options: Any) -> Any:
+        # Trainer passes the norm to its own log only
+        self.step_grad_norm = super()._get_grad_norm(*arguments, **options)  # type: ignore[no-untyped-call]
+        return self.step_grad_norm
+
+
+class _RecorderCallback(TrainerCallback):
+    def __init__(self, trainer: PlannedTrainer, recorder: Recorder) -> None:
+        self._trainer = trainer
+        self._recorder = recorder
+        self._learning_rate = 0.0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self._recorder.begin()
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        scheduler: Any = self._trainer.lr_scheduler
+        self._learning_rate = float(scheduler.get_last_lr()[0])
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        trainer = self._trainer
+        skipped = trainer.accelerator.optimizer_step_was_skipped
+        go_on = self._recorder.end(trainer.step_loss, self._learning_rate, trainer.step_grad_norm, skipped)
+        trainer.step_loss = 0.0
+        control.should_training_stop = control.should_training_stop or not go_on

@@ -1,0 +1,1 @@
+"""Time, memory, energy and the facts about the machine."""

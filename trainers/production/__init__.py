@@ -1,0 +1,1 @@
+"""The production run: checkpoints, resuming, publishing."""
