@@ -16,7 +16,7 @@ INSTALLED_DEV := $(VENV)/.installed-dev
 PIP_INSTALL := $(BIN)/python -m pip install --no-input --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help sweep test setup lint types format coverage clean
+.PHONY: help sweep test services setup lint types format coverage clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -24,8 +24,14 @@ help: ## show this list
 sweep: $(INSTALLED) ## run the main job on the embedded model and data
 	PATH="$(CURDIR)/$(BIN):$$PATH" python -m sweeper -m lora.r=8,16 optim=adamw,adafactor,bnb8
 
-test: lint types ## lint, check types, run the tests: what CI runs
+test: lint types ## lint, check types, run the tests
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder
+
+services: ## install what tests of servers and pages need besides Python (Debian, as root); else they are skipped
+	@missing=""; for need in chromium:/usr/bin/chromium postgresql:/usr/lib/postgresql; do \
+		[ -e "$${need#*:}" ] || missing="$$missing $${need%%:*}"; done; \
+	[ -z "$$missing" ] || { apt-get update -qq && \
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; }
 
 setup: $(INSTALLED_DEV) ## install everything that work on the code needs
 
