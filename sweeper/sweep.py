@@ -24,6 +24,7 @@ from sweeper.preflight.bill import bill_lines
 from sweeper.preflight.inputs import Identities
 from sweeper.preflight.memory import MemoryScreen
 from sweeper.ranking.ranking import Ranking
+from sweeper.ranking.rule import Rule
 from sweeper.ranking.table import to_markdown
 from sweeper.report import write as write_report
 from sweeper.scheduler.board import Board, Listener
@@ -234,7 +235,9 @@ class Run:
             slots=self.slots,
             launcher=self.launcher,
             optuna=OptunaStudy(
-                self.study.name, _storage(config.study, self.folder), config.objective, config.constraint
+                self.study.name,
+                _storage(config.study, self.folder),
+                Rule.of(config.objective, config.constraint),
             ),
             tracker=tracker,
             board=board,

@@ -158,18 +158,16 @@ def _rival(
 def _better_but_out(ranking: Ranking) -> tuple[RankedTrial, ...]:
     """Those that would be ahead of the best, or of each other, but for a constraint; best first."""
     rule = ranking.rule
-    best = ranking.best.metric(rule.metric) if ranking.best else None
+    best = rule.objective.of(ranking.best) if ranking.best else None
     valued = [
-        (value, trial)
+        (gain, trial)
         for trial in ranking.trials
         if trial.rank is None and trial.record.result is not None
         if trial.record.result.outcome is Outcome.COMPLETED
-        if (value := trial.record.metric(rule.metric)) is not None
+        if (gain := rule.objective.of(trial.record)) is not None
     ]
-    valued.sort(key=lambda item: item[0], reverse=rule.maximize)
-    return tuple(
-        trial for value, trial in valued if best is None or (value > best if rule.maximize else value < best)
-    )
+    valued.sort(key=lambda item: item[0], reverse=True)
+    return tuple(trial for gain, trial in valued if best is None or gain > best)
 
 
 def reasons(choice: Choice) -> list[str]:
@@ -191,9 +189,9 @@ def _place(choice: Choice) -> str:
     eligible = [trial.record for trial in choice.ranking.trials if trial.rank is not None]
     if len(eligible) == 1:
         return "; the only eligible cell"
-    way = "highest" if rule.maximize else "lowest"
+    way = rule.objective.way
     values = {record.number: record.metric(rule.metric) or 0 for record in eligible}
-    leader = max(values, key=lambda number: values[number] * (1 if rule.maximize else -1))
+    leader = max(values, key=lambda number: rule.objective.gain(values[number]))
     if values[leader] == values[eligible[0].number]:
         return f", the {way} {rule.metric} of {len(eligible)} eligible cells"
     return (
@@ -206,12 +204,12 @@ def _about_rivals(choice: Choice) -> list[str]:
     rule, found = choice.ranking.rule, []
     if remark := next((trial.remark for trial in choice.ranking.trials if trial.rank == 1), ""):
         assert choice.best is not None
-        second = phrase(rule.second, choice.best.record.metric(rule.second))
+        second = phrase(rule.second.metric, choice.best.record.metric(rule.second.metric))
         found.append(
             f"{remark[0].upper()}{remark[1:]} ({second}). Take them as equally good, or measure them again."
         )
     if out := choice.better_but_out:
-        better = "more" if rule.maximize else "less"
+        better = "more" if rule.objective.maximize else "less"
         first = out[0]
         have, are = ("cell has", "is") if len(out) == 1 else ("cells have", "are")
         found.append(
@@ -259,7 +257,7 @@ def to_json(choice: Choice) -> dict[str, Any]:
     """The verdict as plain JSON types."""
     return {
         "study": choice.study.name,
-        "rule": {**dataclasses.asdict(choice.ranking.rule), "sentence": choice.ranking.rule.sentence()},
+        "rule": choice.ranking.rule.to_json(),
         "best": _cell_json(choice.best) if choice.best else None,
         "interval": _interval_json(choice.interval),
         "why": reasons(choice),

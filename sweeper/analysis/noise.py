@@ -118,15 +118,12 @@ def _bounds(cell: MeasuredCell, metric: str) -> tuple[float, float]:
 
 def _second(trial: RankedTrial, rule: Rule) -> float:
     """The second criterion turned so that less is better; what was not measured comes last."""
-    value = trial.record.metric(rule.second)
-    if value is None:
-        return float("inf")
-    return -value if rule.second_maximize else value
+    gain = rule.second.of(trial.record)
+    return float("inf") if gain is None else -gain
 
 
 def _remark(numbers: Sequence[int], rule: Rule) -> str:
     named = ", ".join(map(str, numbers[:MOST_NAMED]))
     more = f" and {len(numbers) - MOST_NAMED} more" if len(numbers) > MOST_NAMED else ""
     trials = "trial" if len(numbers) == 1 else "trials"
-    way = "highest" if rule.second_maximize else "lowest"
-    return f"{trials} {named}{more} within its noise: {way} {rule.second} decides"
+    return f"{trials} {named}{more} within its noise: {rule.second.way} {rule.second.metric} decides"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from sweeper.ranking.constraint import Constraint
 from sweeper.ranking.ranking import Ranking, rank, reference_loss
-from sweeper.ranking.rule import Bound, Rule, bounds, constraint_name
+from sweeper.ranking.rule import Rule
 from sweeper.study.records import TrialRecord
 
 DIGITS = 3
@@ -23,7 +22,7 @@ class Relaxation:
     """Limits under which a trial would be best."""
 
     limits: dict[str, float]
-    """Name of a bound -> its new value."""
+    """Name of a constraint -> its new value."""
     before: dict[str, float]
     record: TrialRecord
     """The trial that would be best."""
@@ -32,8 +31,8 @@ class Relaxation:
 
     def overrides(self) -> list[str]:
         """The new limits as one types them; a list is said whole."""
-        names = dict.fromkeys(name.partition("[")[0] for name in self.limits)
-        return [f"constraint.{name}={_typed(self.rule, name)}" for name in names]
+        options = dict.fromkeys(item.option for item in self.rule.constraints if item.name in self.limits)
+        return [self.rule.typed(option) for option in options]
 
 
 def relaxations(ranking: Ranking, judge: Judge = rank) -> list[Relaxation]:
@@ -44,8 +43,8 @@ def relaxations(ranking: Ranking, judge: Judge = rank) -> list[Relaxation]:
     if ranking.best is not None:
         return []
     records = [trial.record for trial in ranking.trials]
-    active = list(bounds(ranking.rule, reference_loss(records, ranking.rule)))
-    single = [found for bound in active if (found := _relaxed(records, ranking.rule, [bound], judge))]
+    active = ranking.rule.with_reference(reference_loss(records, ranking.rule)).constraints
+    single = [found for item in active if (found := _relaxed(records, ranking.rule, [item], judge))]
     if single or len(active) < 2:
         return single
     together = _relaxed(records, ranking.rule, active, judge)
@@ -53,48 +52,30 @@ def relaxations(ranking: Ranking, judge: Judge = rank) -> list[Relaxation]:
 
 
 def _relaxed(
-    records: Sequence[TrialRecord], rule: Rule, active: Sequence[Bound], judge: Judge
+    records: Sequence[TrialRecord], rule: Rule, active: Sequence[Constraint], judge: Judge
 ) -> Relaxation | None:
     """The smallest relaxation of these constraints that lets a trial in, the others as they are."""
-    without = _with_limits(rule, {bound.name: None for bound in active})
+    without = rule.with_limits({item.name: None for item in active})
     candidates = [trial.record for trial in rank(records, without).trials if trial.rank is not None]
     options = [limits for record in candidates if (limits := _limits(record, active))]
     if not options:
         return None
-    before = {bound.name: bound.value for bound in active}
+    before = {item.name: item.limit for item in active}
     limits = min(options, key=lambda option: _stretch(option, before))
-    relaxed = _with_limits(rule, limits)
+    relaxed = rule.with_limits(limits)
     best = judge(records, relaxed).best
     return Relaxation(limits, {name: before[name] for name in limits}, best, relaxed) if best else None
 
 
-def _with_limits(rule: Rule, limits: Mapping[str, float | None]) -> Rule:
-    """The rule with other numbers; a constraint that becomes None is dropped."""
-    plain: Any = {name: value for name, value in limits.items() if "[" not in name}
-    listed = []
-    for limit in rule.limits:
-        value = limits.get(constraint_name(limit), limit.value)
-        if value is not None:
-            listed.append(dataclasses.replace(limit, value=value))
-    return dataclasses.replace(rule, **plain, limits=tuple(listed))
-
-
-def _typed(rule: Rule, name: str) -> str:
-    if name not in ("at_most", "at_least"):
-        return f"{getattr(rule, name):g}"
-    shown = [limit for limit in rule.limits if limit.is_highest == (name == "at_most")]
-    return f"[{','.join(f'{limit.metric}:{limit.value:g}' for limit in shown)}]"
-
-
-def _limits(record: TrialRecord, active: Sequence[Bound]) -> dict[str, float]:
+def _limits(record: TrialRecord, active: Sequence[Constraint]) -> dict[str, float]:
     """The limits that the trial needs beyond what the rule allows; empty when one is unknown."""
     limits = {}
-    for bound in active:
-        needed = bound.needed(record)
-        if needed is None:
+    for item in active:
+        needed, excess = item.needed(record), item.excess(record)
+        if needed is None or excess is None:
             return {}
-        if bound.missed_by(needed):
-            limits[bound.name] = rounded(needed, up=bound.is_highest)
+        if excess > 0:
+            limits[item.name] = rounded(needed, up=item.is_highest)
     return limits
 
 

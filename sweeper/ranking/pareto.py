@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sweeper.ranking.rule import Objective
+from sweeper.ranking.objective import MEMORY, SPEED, Objective
 from sweeper.study.records import TrialRecord
 
-SPEED_AND_MEMORY = (Objective("peak_memory_bytes", maximize=False), Objective("tokens_per_s", maximize=True))
+MEMORY_AND_SPEED = (MEMORY, SPEED)
 """What a front is drawn over where the study has no objectives of its own for it."""
 
 
@@ -17,7 +17,7 @@ def dominates(one: Sequence[float], other: Sequence[float]) -> bool:
 
 
 def pareto_front(
-    records: Sequence[TrialRecord], objectives: Sequence[Objective] = SPEED_AND_MEMORY
+    records: Sequence[TrialRecord], objectives: Sequence[Objective] = MEMORY_AND_SPEED
 ) -> list[TrialRecord]:
     """The records that no other beats in every objective, best in the first one first.
 

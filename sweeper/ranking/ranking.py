@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
-from sweeper.contract.trial import GIB, Outcome
+from sweeper.contract.trial import Outcome
 from sweeper.ranking.rule import Rule
 from sweeper.study.records import TrialRecord
 
@@ -45,21 +45,19 @@ def rank(records: Sequence[TrialRecord], rule: Rule) -> Ranking:
     Cancelled trials are left out: their cells have been or will be run again.
     """
     settled = [record for record in records if record.result is not None and record.result.outcome.is_final]
-    lowest, missing = reference_loss(settled, rule), _missing_reference(settled, rule)
-    judged = [(record, violations(record, rule, lowest) or missing) for record in settled]
-    eligible = [record for record, found in judged if not found]
-    eligible.sort(key=lambda record: (_value(record, rule), -record.number), reverse=rule.maximize)
-    if not rule.maximize:
-        eligible.sort(key=lambda record: (_value(record, rule), record.number))
-    ranked = [RankedTrial(record, place, ()) for place, record in enumerate(eligible, start=1)]
+    reference, missing = reference_loss(settled, rule), _missing_reference(settled, rule)
+    judged = [(record, violations(record, rule, reference) or missing) for record in settled]
+    eligible = [(_gain(record, rule), record) for record, found in judged if not found]
+    eligible.sort(key=lambda item: (-item[0], item[1].number))
+    ranked = [RankedTrial(record, place, ()) for place, (_, record) in enumerate(eligible, start=1)]
     ranked += [RankedTrial(record, None, tuple(found)) for record, found in judged if found]
     return Ranking(rule, tuple(ranked))
 
 
-def _value(record: TrialRecord, rule: Rule) -> float:
-    value = record.metric(rule.metric)
-    assert value is not None
-    return value
+def _gain(record: TrialRecord, rule: Rule) -> float:
+    gain = rule.objective.of(record)
+    assert gain is not None
+    return gain
 
 
 def reference_loss(records: Sequence[TrialRecord], rule: Rule) -> float | None:
@@ -75,7 +73,7 @@ def _missing_reference(records: Sequence[TrialRecord], rule: Rule) -> list[str]:
 
     Another loss in its place would be another rule than the one that was asked for.
     """
-    if rule.eval_loss_within is None or reference_loss(records, rule) is not None:
+    if rule.loss_limit is None or reference_loss(records, rule) is not None:
         return []
     if rule.baseline is None:
         return ["eval_loss was not measured"]
@@ -102,26 +100,16 @@ def lowest_loss(records: Sequence[TrialRecord]) -> float | None:
     return min(losses, default=None)
 
 
-def violations(record: TrialRecord, rule: Rule, lowest: float | None) -> list[str]:
-    """Why a trial cannot be best; empty when it can."""
+def violations(record: TrialRecord, rule: Rule, reference: float | None) -> list[str]:
+    """Why a trial cannot be best; empty when it can. `reference`: the loss that the rule refers to."""
     result = record.result
     if result is None or result.outcome is not Outcome.COMPLETED:
         return [result.outcome.value if result else "running"]
     if record.is_probe:
         return ["a probe, not trained in full"]
     found = [] if record.metric(rule.metric) is not None else [f"{rule.metric} was not measured"]
-    found += [said for limit in rule.limits if (said := limit.violation(record)) is not None]
-    found += _speed_violation(record, rule) + _impossible_speed(record)
-    return found + _loss_violation(record, rule, lowest) + _memory_violation(record, rule)
-
-
-def _speed_violation(record: TrialRecord, rule: Rule) -> list[str]:
-    speed = record.metric("tokens_per_s")
-    if rule.tokens_per_s is None or (speed is not None and speed >= rule.tokens_per_s):
-        return []
-    return [
-        "throughput was not measured" if speed is None else f"{speed:,.0f} < {rule.tokens_per_s:g} tokens/s"
-    ]
+    broken = (item.violation(record) for item in rule.with_reference(reference).constraints)
+    return found + _impossible_speed(record) + [said for said in broken if said is not None]
 
 
 def _impossible_speed(record: TrialRecord) -> list[str]:
@@ -132,29 +120,10 @@ def _impossible_speed(record: TrialRecord) -> list[str]:
     return [f"hfu {hfu:.2f} > {MOST_UTILIZATION:g}: the speed cannot have been measured right"]
 
 
-def _loss_violation(record: TrialRecord, rule: Rule, lowest: float | None) -> list[str]:
-    if rule.eval_loss_within is None or lowest is None:
-        return []
-    loss, allowed = record.metric("eval_loss"), lowest * (1 + rule.eval_loss_within)
-    if loss is None:
-        return ["eval_loss was not measured"]
-    return [f"eval_loss {loss:.4f} > {allowed:.4f}"] if loss > allowed else []
-
-
-def _memory_violation(record: TrialRecord, rule: Rule) -> list[str]:
-    if rule.peak_memory_gib is None:
-        return []
-    peak = record.metric("peak_memory_bytes")
-    if peak is None:
-        return ["peak memory was not measured"]
-    too_much = peak > rule.peak_memory_gib * GIB
-    return [f"peak memory {peak / GIB:.3f} GiB > {rule.peak_memory_gib:g} GiB"] if too_much else []
-
-
 def to_json(ranking: Ranking) -> dict[str, Any]:
     """The ranking as plain JSON types: `ranking.json`."""
     return {
-        "rule": {**asdict(ranking.rule), "sentence": ranking.rule.sentence()},
+        "rule": ranking.rule.to_json(),
         "best": ranking.best.number if ranking.best else None,
         "trials": [_row(trial) for trial in ranking.trials],
     }

@@ -7,7 +7,7 @@ the page fills in for its light and dark mode.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -15,6 +15,7 @@ from sweeper.analysis.choice import Choice
 from sweeper.analysis.effects import Delta, Effect, Interaction
 from sweeper.analysis.noise import interval
 from sweeper.contract.trial import GIB, Outcome
+from sweeper.ranking.constraint import Constraint
 from sweeper.ranking.pareto import pareto_front
 from sweeper.report.content import Figure
 from sweeper.report.curves import Curve
@@ -59,7 +60,7 @@ def trade_off(choice: Choice) -> Figure:
     layout = {
         "xaxis": axis("peak memory, MiB", tickformat=","),
         "yaxis": axis("tokens/s", rangemode="tozero", tickformat=","),
-        "shapes": _limit(choice.ranking.rule.peak_memory_gib),
+        "shapes": [shape for item in choice.ranking.rule.constraints for shape in _limit(item)],
         "hovermode": "closest",
     }
     return Figure("trade-off", "Throughput against peak memory", [item for item in data if item], layout, 460)
@@ -137,12 +138,15 @@ def memory_at_failure(record: TrialRecord) -> float | None:
     return max(known, default=None)
 
 
-def _limit(peak_memory_gib: float | None) -> list[dict[str, Any]]:
-    if peak_memory_gib is None:
-        return []
-    at = peak_memory_gib * GIB / MIB
+def _limit(constraint: Constraint) -> Iterator[dict[str, Any]]:
+    """A line where a constraint on an axis of the drawing ends what is allowed."""
     line = {"color": GREY, "width": 1.5, "dash": "dash"}
-    return [{"type": "line", "x0": at, "x1": at, "y0": 0, "y1": 1, "yref": "paper", "line": line}]
+    if constraint.metric == "peak_memory_bytes":
+        at = (constraint.allowed or 0) / MIB
+        yield {"type": "line", "x0": at, "x1": at, "y0": 0, "y1": 1, "yref": "paper", "line": line}
+    elif constraint.metric == "tokens_per_s":
+        at = constraint.allowed or 0
+        yield {"type": "line", "x0": 0, "x1": 1, "xref": "paper", "y0": at, "y1": at, "line": line}
 
 
 def effect_bars(key: str, title: str, effects: Sequence[Effect], metric: str, percents: bool) -> Figure:

@@ -11,9 +11,9 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sweeper.contract.study_config import ConstraintConfig, ObjectiveConfig
 from sweeper.contract.trial import INFEASIBLE, Outcome, TrialResult
-from sweeper.ranking.rule import Objective, objectives, violated_by
+from sweeper.ranking.objective import Objective
+from sweeper.ranking.rule import Rule
 from sweeper.space.dimensions import Choices, Dimension
 from sweeper.study.masking import mask
 from sweeper.study.records import TrialRecord
@@ -30,14 +30,13 @@ OBJECTIVES = "sweeper.objectives"
 class OptunaStudy:
     """One study in Optuna's storage."""
 
-    def __init__(self, name: str, storage: str, objective: ObjectiveConfig, constraint: ConstraintConfig):
+    def __init__(self, name: str, storage: str, rule: Rule):
         """Open or create the study. Raises StorageError when the storage does not answer."""
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         logging.getLogger("alembic").setLevel(logging.WARNING)
-        asked = objectives(objective)
-        self._constraint = constraint
+        asked, self._rule = rule.objectives, rule
         try:
             self._study = optuna.create_study(
                 study_name=name,
@@ -181,7 +180,7 @@ class OptunaStudy:
             trial.set_constraint(result.outcome.value, 1.0)
         if record.is_probe:
             trial.set_constraint("probe", 1.0)  # no probe is the best trial
-        for name, value in violated_by(record, self._constraint, loss).items():
+        for name, value in self._rule.with_reference(loss).excesses(record).items():
             trial.set_constraint(name, value)
 
 

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from sweeper.contract.config import Config, from_dict
 from sweeper.contract.trial import Outcome, TrialProgress
-from sweeper.ranking.rule import Objective, objectives
+from sweeper.ranking.objective import SPEED
+from sweeper.ranking.rule import Rule
 from sweeper.study.records import TrialRecord
 
 if TYPE_CHECKING:
@@ -82,14 +83,12 @@ class Pruning:
     def __init__(self, config: Config) -> None:
         """`pruner=none` judges nothing."""
         self._kind = config.pruner
-        self._within = config.constraint.eval_loss_within
-        self._objective: Objective = objectives(config.objective)[0]
-        self._floor = config.constraint.tokens_per_s or 0.0
+        self._rule = Rule.of(config.objective, config.constraint)
+        self._floor = _lowest_allowed_speed(self._rule)
         self._unit: float | None = None
         self._courses: dict[int, Course] = {}
         self._trials: dict[int, optuna.Trial] = {}
         self._best_at: dict[int, float] = {}
-        self._has_baseline = config.constraint.baseline is not None
         self._baseline: Course | None = None
         """The course of the cell that `eval_loss_within` refers to."""
         self._best_speed = 0.0
@@ -138,8 +137,7 @@ class Pruning:
 
     def _too_slow(self, course: Course) -> str | None:
         """The interval of its median speed lies below what it needs."""
-        wins_by_speed = self._objective == Objective("tokens_per_s", maximize=True)
-        needed = max(self._floor, self._best_speed if wins_by_speed else 0.0)
+        needed = max(self._floor, self._best_speed if self._rule.objective == SPEED else 0.0)
         interval = median_interval(course.speeds)
         if interval is None or interval[1] >= needed:
             return None
@@ -168,13 +166,19 @@ class Pruning:
     def _breaks_rule(self, loss: float, best: float, tokens: float) -> bool:
         """Where the loss is the objective, falling behind is enough; else it must exceed what the rule allows
         above its reference at so many tokens: the lowest loss, or that of the baseline."""
-        if self._objective.metric == "eval_loss":
+        if self._rule.metric == "eval_loss":
             return True
-        reference = best
-        if self._has_baseline:
-            known = self._baseline.loss_at(tokens) if self._baseline else None
-            reference = math.inf if known is None else known
-        return self._within is not None and loss > reference * (1 + self._within)
+        reference: float | None = best
+        if self._rule.baseline is not None:
+            reference = self._baseline.loss_at(tokens) if self._baseline else None
+        allowed = self._rule.allowed_loss(reference)
+        return allowed is not None and loss > allowed
+
+
+def _lowest_allowed_speed(rule: Rule) -> float:
+    """The throughput that every eligible trial has; 0 where any is allowed."""
+    floors = (item for item in rule.constraints if item.metric == SPEED.metric and not item.is_highest)
+    return max((item.allowed or 0.0 for item in floors), default=0.0)
 
 
 def _loss_study(kind: str) -> Any:

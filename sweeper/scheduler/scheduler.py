@@ -306,7 +306,7 @@ class Scheduler:
     def _stays_eligible(self, record: TrialRecord) -> bool:
         """Whether it keeps every constraint whatever is measured later."""
         rule, reference = self._rule, self._reference
-        if rule.eval_loss_within is not None and (rule.baseline is None or reference is None):
+        if rule.loss_limit is not None and (rule.baseline is None or reference is None):
             return False
         return not violations(record, rule, reference)
 

@@ -11,7 +11,9 @@ from sweeper.contract.measurements import METRICS
 from sweeper.contract.study_config import duration_s
 from sweeper.contract.trial import Problem
 from sweeper.machine import Machine, uses_cuda
-from sweeper.ranking.rule import PROBED_METRICS, check, limits, objectives
+from sweeper.ranking.constraint import check_limits
+from sweeper.ranking.objective import parse_objectives
+from sweeper.ranking.rule import PROBED_METRICS, Rule
 from sweeper.space.baseline import baseline_problems
 from sweeper.space.dimensions import Choices, Dimension
 
@@ -35,26 +37,30 @@ def check_study(config: Config, dimensions: Dimensions, strategy: str) -> list[P
 
 def check_measured(config: Config, dimensions: Dimensions, machine: Machine) -> Iterator[Problem]:
     """What objectives and constraints look at is measured by the trials that would run here."""
-    asked = [(item.key, item.metric) for item in objectives(config.objective)]
-    asked += [
-        (f"constraint.at_{'most' if limit.is_highest else 'least'}", limit.metric)
-        for limit in limits(config.constraint)
-    ]
+    rule = Rule.of(config.objective, config.constraint)
+    asked: dict[str, list[str]] = {}
+    named = [(item.metric, item.key) for item in rule.objectives]
+    named += [(item.metric, item.key) for item in rule.constraints]
+    for metric, key in named:
+        asked.setdefault(metric, []).append(key)
     on_cuda = uses_cuda(config, machine) or "trial.device" in dimensions
-    for key, metric in asked:
+    for metric, keys in asked.items():
         if metric in CUDA_ALONE and not on_cuda:
             yield Problem(
-                f"{key} must name a metric that is measured here, and {metric} needs a CUDA device",
-                key,
+                f"{keys[0]} must name a metric that is measured here, and {metric} needs a CUDA device",
+                keys[0],
                 metric,
                 "run on a CUDA device, or take another metric",
             )
-        for option, metrics, count in (
-            ("evaluate.generate", QUESTIONS, config.evaluate.generate),
-            ("evaluate.general", GENERAL, config.evaluate.general),
-        ):
-            if metric in metrics and not count and option not in dimensions:
-                yield Problem(f"{metric} ({key}) needs {option}", option, str(count), f"give {option}=32")
+    for option, metrics, count in (
+        ("evaluate.generate", QUESTIONS, config.evaluate.generate),
+        ("evaluate.general", GENERAL, config.evaluate.general),
+    ):
+        needing = [metric for metric in asked if metric in metrics]
+        if needing and not count and option not in dimensions:
+            keys = list(dict.fromkeys(key for metric in needing for key in asked[metric]))
+            rule_said = f"{' and '.join(needing)} ({', '.join(keys)}) must be measured, which needs {option}"
+            yield Problem(rule_said, option, str(count), f"give {option}=32")
 
 
 def numbers(config: Config, dimensions: Dimensions, strategy: str) -> Iterator[Problem]:
@@ -81,7 +87,7 @@ def numbers(config: Config, dimensions: Dimensions, strategy: str) -> Iterator[P
 
 def objective(config: Config, dimensions: Dimensions, strategy: str) -> Iterator[Problem]:
     """Objectives are measured, differ, and can be computed."""
-    asked = objectives(config.objective)
+    asked = parse_objectives(config.objective)
     for item in asked:
         if item.metric not in METRICS:
             yield Problem(
@@ -106,7 +112,7 @@ def pruner(config: Config, dimensions: Dimensions, strategy: str) -> Iterator[Pr
     """A pruner has one objective, evaluations to look at, and a reason to."""
     if config.pruner == "none":
         return
-    asked = objectives(config.objective)
+    asked = parse_objectives(config.objective)
     if len(asked) > 1:
         yield Problem(
             "a pruner needs a single objective",
@@ -138,7 +144,7 @@ def fidelity(config: Config, dimensions: Dimensions, strategy: str) -> Iterator[
         yield Problem(
             "strategy=paper looks at the loss of every trial", "fidelity", "probe+train", "set fidelity=train"
         )
-    for item in objectives(config.objective):
+    for item in parse_objectives(config.objective):
         if item.metric in METRICS and item.metric not in PROBED_METRICS:
             yield Problem(
                 f"fidelity=probe+train needs an objective that a few steps tell, and {item.metric} is none",
@@ -193,7 +199,7 @@ def sampler(config: Config, dimensions: Dimensions, strategy: str) -> Iterator[P
     if name == "cmaes" and strategy in ("search", "joint") and importlib.util.find_spec("cmaes") is None:
         rule, remedy = "search.sampler=cmaes needs the package cmaes", "pip install 'sweeper[cmaes]'"
         yield Problem(rule, "search.sampler", name, remedy)
-    if name == "cmaes" and len(objectives(config.objective)) > 1:
+    if name == "cmaes" and len(parse_objectives(config.objective)) > 1:
         yield Problem(
             "cmaes needs a single objective", "search.sampler", name, "take search.sampler=tpe or nsgaii"
         )
@@ -225,11 +231,10 @@ def number_of_trials(config: Config, dimensions: Dimensions, strategy: str) -> I
 
 def known_limits(config: Config, dimensions: Dimensions, strategy: str) -> Iterator[Problem]:
     """Limits are on measured metrics."""
-    yield from check(config.constraint)
+    yield from check_limits(config.constraint)
 
 
-Rule = Callable[[Config, Dimensions, str], Iterator[Problem]]
-RULES: tuple[Rule, ...] = (
+RULES: tuple[Callable[[Config, Dimensions, str], Iterator[Problem]], ...] = (
     numbers,
     objective,
     pruner,

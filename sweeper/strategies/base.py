@@ -15,8 +15,9 @@ from typing import Any, TypeVar
 
 from sweeper.config.cell import Cell
 from sweeper.contract.config import Config
+from sweeper.ranking.objective import Objective
 from sweeper.ranking.ranking import Ranking, rank
-from sweeper.ranking.rule import Objective, Rule, objectives
+from sweeper.ranking.rule import Rule
 from sweeper.space.space import Space
 from sweeper.study.records import TrialRecord
 
@@ -65,7 +66,7 @@ class Question:
 
     @property
     def objectives(self) -> tuple[Objective, ...]:
-        return objectives(self.config.objective)
+        return self.rule.objectives
 
     def ranking(self) -> Ranking:
         """The ranking of what was heard so far."""

@@ -110,10 +110,11 @@ class Contest:
     def _most_loss(self) -> float | None:
         """The highest loss that the rule allows now, with room for rounding; later it can only be lower."""
         rule = self._question.rule
-        if rule.eval_loss_within is None or not self._losses:
+        if not self._losses:
             return None
         lowest = min(self._losses.values()) if rule.baseline is None else self._baseline_loss()
-        return None if lowest is None else lowest * (1 + rule.eval_loss_within) * (1 + ROUNDING)
+        allowed = rule.allowed_loss(lowest)
+        return None if allowed is None else allowed * (1 + ROUNDING)
 
     def _baseline_loss(self) -> float | None:
         return reference_loss(self._question.records, self._question.rule)
@@ -122,7 +123,7 @@ class Contest:
         """Loss keys of promising cells of which none was trained. None of them need to be, where the rule
         refers to no loss of the study, or where nearly every cell is a training of its own."""
         rule, kinds = self._question.rule, set(self._kinds.values())
-        if rule.eval_loss_within is None or rule.baseline is not None:
+        if rule.loss_limit is None or rule.baseline is not None:
             return set()
         if len(kinds) > MOST_TRAININGS * len(self._kinds):
             return set()
@@ -169,9 +170,7 @@ class Contest:
         """The gains that the probe promises; None when the cell cannot be eligible by what a probe tells."""
         if record.result is None or record.result.outcome is not Outcome.COMPLETED:
             return None
-        rule = self._question.rule
-        told = tuple(limit for limit in rule.limits if limit.metric in PROBED_METRICS)
-        rule = dataclasses.replace(rule, eval_loss_within=None, limits=told)
+        rule = self._question.rule.about(PROBED_METRICS)
         plain = {**record.spec.config, "trial": {**record.spec.config["trial"], "probe_steps": None}}
         trained = dataclasses.replace(record, spec=dataclasses.replace(record.spec, config=plain))
         return None if violations(trained, rule, None) else self._gains(record)

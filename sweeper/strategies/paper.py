@@ -238,12 +238,11 @@ class Procedure:
             broken = violations(record, self._question.rule, base.metric("eval_loss"))
             return f"left out: {'; '.join(broken)}"
         speed, memory = speed_of(record) / speed_of(base), memory_of(record) / memory_of(base)
-        loss, allowed = record.metric("eval_loss"), self._question.rule.eval_loss_within
-        reference = base.metric("eval_loss")
+        loss, reference = record.metric("eval_loss"), base.metric("eval_loss")
         figures = f"{speed:.2f}x speed, {memory:.2f}x memory"
         if loss is not None and reference is not None:
             figures += f", evaluation loss {loss:.4f} against {reference:.4f}"
-            if allowed is not None and loss > reference * (1 + allowed):
+            if self._loses_loss(base, record):
                 return f"left out: {figures}"
         return f"good: {figures}" if self._is_good(speed, memory) else f"left out: {figures}"
 
@@ -277,11 +276,9 @@ class Procedure:
                 self._added.append((f"{key}={value}", record))
 
     def _loses_loss(self, base: TrialRecord, record: TrialRecord) -> bool:
-        allowed = self._question.rule.eval_loss_within
-        loss, reference = record.metric("eval_loss"), base.metric("eval_loss")
-        if allowed is None or loss is None or reference is None:
-            return False
-        return loss > reference * (1 + allowed)
+        loss = record.metric("eval_loss")
+        allowed = self._question.rule.allowed_loss(base.metric("eval_loss"))
+        return loss is not None and allowed is not None and loss > allowed
 
     def baselines(self) -> Plan[None]:
         """The plain cells that the effects are told against: fp32, and the first 16-bit precision."""

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from sweeper.config.cell import Cell
 from sweeper.contract.trial import INFEASIBLE, Outcome
 from sweeper.ranking.ranking import reference_loss
-from sweeper.ranking.rule import violated_by
 from sweeper.space.dimensions import Choices, Dimension
 from sweeper.space.space import DEFAULT_TRIALS, ENUMERATED, Space
 from sweeper.strategies.base import Heard, Plan, Proposal, Question
@@ -129,7 +128,7 @@ class Proposer:
         outcome = result.outcome if result else Outcome.CANCELLED
         gains = [objective.of(record) for objective in question.objectives]
         loss = reference_loss(question.records, question.rule)
-        violated = violated_by(record, question.config.constraint, loss)
+        violated = question.rule.with_reference(loss).excesses(record)
         is_infeasible = outcome in (*INFEASIBLE, Outcome.PRUNED)
         if question.config.search.sampler != "cmaes":  # which heeds no constraint, and warns of each
             for name, value in (violated | ({outcome.value: 1.0} if is_infeasible else {})).items():

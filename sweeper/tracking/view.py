@@ -1,5 +1,5 @@
-"""The view of a study that MLflow's pages open with: trials sorted by the objective, the swept values
-and main metrics as columns, the main charts first.
+"""The view of a study that MLflow's pages open with: trials sorted by the objective that ranks, the swept
+values, what the rule looks at and the main metrics as columns, the main charts first.
 
 Without it MLflow shows one collapsed row and no metric, and its charts leave out collapsed runs. The
 view is what the button "Share view" stores: JSON in a tag of the experiment. A version of MLflow that
@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from sweeper.ranking.rule import Rule
 from sweeper.study.masking import mask
 from sweeper.study.records import StudyRecord
 from sweeper.tracking.address import is_server
@@ -27,14 +28,16 @@ def view_tag(study_id: str, generation: int) -> str:
 
 def view(study: StudyRecord, run_filter: str) -> str:
     """The view as JSON. `run_filter` picks the study's runs, in MLflow's search language."""
-    metric, is_maximised = _objective(study.config)
+    rule = Rule.recorded(study.config)
+    asked = [*(item.metric for item in rule.objectives), *(item.metric for item in rule.constraints)]
+    shown = dict.fromkeys((*map(shown_name, asked), *MAIN_METRICS))
     state = {
         "searchFilter": run_filter,
-        "orderByKey": f"metrics.`{metric}`",
-        "orderByAsc": not is_maximised,
+        "orderByKey": f"metrics.`{shown_name(rule.metric)}`",
+        "orderByAsc": not rule.objective.maximize,
         "selectedColumns": [
             *(f"params.`{param_name(key)}`" for key in study.swept),
-            *(f"metrics.`{name}`" for name in dict.fromkeys((metric, *MAIN_METRICS))),
+            *(f"metrics.`{name}`" for name in shown),
             "tags.`outcome`",
         ],
         "compareRunSections": [
@@ -56,14 +59,6 @@ def view_url(uri: str, experiment_id: str, study_id: str, generation: int) -> st
 
 def _key(study_id: str, generation: int) -> str:
     return f"sweeper-{study_id}-{generation}"
-
-
-def _objective(config: dict[str, Any]) -> tuple[str, bool]:
-    """The metric that ranks trials, as MLflow shows it, and whether more is better."""
-    objective = config.get("objective") or {}
-    if minimised := objective.get("minimize"):
-        return shown_name(minimised), False
-    return shown_name(objective.get("maximize") or "tokens_per_s"), True
 
 
 def _charts() -> list[dict[str, Any]]:

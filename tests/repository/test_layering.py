@@ -24,7 +24,8 @@ from tests.support.sources import (
 FLOORS = (
     "contract",
     "study machine",
-    "config ranking tracking launchers",
+    "ranking",
+    "config tracking launchers",
     "space",
     "preflight strategies analysis",
     "scheduler production report",

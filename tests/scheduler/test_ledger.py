@@ -11,6 +11,7 @@ import pytest
 from sweeper.contract.config import Config
 from sweeper.contract.study_config import BudgetConfig, ConstraintConfig, ObjectiveConfig
 from sweeper.contract.trial import Outcome
+from sweeper.ranking.rule import Rule
 from sweeper.scheduler.budget import Budget
 from sweeper.scheduler.ledger import OptunaStudy
 from sweeper.space.dimensions import Choices
@@ -24,7 +25,7 @@ LIMITED = ConstraintConfig(at_most=("forgetting:0.1",), at_least=("exact_match:0
 
 def ledger(folder: Path) -> tuple[OptunaStudy, optuna.Study]:
     storage = f"sqlite:///{empty_ledger(folder)}"
-    ours = OptunaStudy("study", storage, ObjectiveConfig(maximize="tokens_per_s"), LIMITED)
+    ours = OptunaStudy("study", storage, Rule.of(ObjectiveConfig(maximize="tokens_per_s"), LIMITED))
     return ours, optuna.load_study(study_name="study", storage=storage)
 
 
