@@ -13,7 +13,6 @@ from typing import Any
 
 from sweeper.analysis.cells import MeasuredCell, asked_again, cells
 from sweeper.analysis.effects import (
-    METRICS,
     Delta,
     Effect,
     Interaction,
@@ -25,12 +24,13 @@ from sweeper.analysis.effects import (
 )
 from sweeper.analysis.noise import Interval, in_noise, interval, rank_cells
 from sweeper.analysis.relaxation import Relaxation, relaxations
+from sweeper.contract.measurements import MAIN_METRICS, METRICS
 from sweeper.contract.trial import Outcome
 from sweeper.ranking.ranking import RankedTrial, Ranking
 from sweeper.ranking.ranking import to_json as ranking_json
 from sweeper.ranking.rule import Rule
 from sweeper.study.records import StudyRecord, TrialRecord
-from sweeper.study.units import difference, percent, phrase
+from sweeper.study.units import change_text, phrase
 
 MOST_EFFECTS_TOGETHER = 12
 """Interactions are looked for among at most this many switches: their number grows with the square."""
@@ -109,7 +109,7 @@ def choose(study: StudyRecord, records: Sequence[TrialRecord], rule: Rule) -> Ch
     best = by_number[ranking.best.number] if ranking.best else None
     eligible = [by_number[trial.record.number] for trial in ranking.trials if trial.rank is not None]
     starts = references(study, measured)
-    metrics = tuple(dict.fromkeys((rule.metric, *METRICS)))
+    metrics = tuple(dict.fromkeys((rule.metric, *MAIN_METRICS)))
     few = dict(list(starts.items())[:MOST_EFFECTS_TOGETHER])
     return Choice(
         study=study,
@@ -241,13 +241,12 @@ def _why_none(choice: Choice) -> list[str]:
 
 def effect_sentence(effect: Effect) -> str:
     """A main effect in one line."""
-    parts = []
-    if speed := effect.deltas.get("tokens_per_s"):
-        parts.append(f"{percent(speed.ratio)} tokens/s")
-    if memory := effect.deltas.get("peak_memory_bytes"):
-        parts.append(f"{difference('peak_memory_bytes', memory.mean)} MiB")
-    if loss := effect.deltas.get("eval_loss"):
-        parts.append(f"{difference('eval_loss', loss.mean)} eval loss")
+    told_of = ((METRICS[metric], effect.deltas.get(metric)) for metric in MAIN_METRICS)
+    parts = [
+        f"{change_text(metric.name, delta.mean, delta.ratio)} {metric.quantity.unit or metric.heading}"
+        for metric, delta in told_of
+        if delta is not None
+    ]
     pairs = f"{effect.pairs} pair{'' if effect.pairs == 1 else 's'}"
     told = ", ".join(parts) or "nothing measured"
     return f"{effect.switch} {effect.before} → {effect.after}: {told} ({pairs})"

@@ -14,11 +14,9 @@ from dataclasses import dataclass
 from statistics import mean, median
 
 from sweeper.analysis.cells import MeasuredCell, setting_of
+from sweeper.contract.measurements import MAIN_METRICS, METRICS
 from sweeper.contract.trial import Outcome
 from sweeper.study.records import StudyRecord, TrialRecord
-
-METRICS = ("tokens_per_s", "peak_memory_bytes", "eval_loss")
-"""What an effect is told in: speed, memory, quality."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ class Interaction:
     """Switch, before, after."""
     second: tuple[str, str, str]
     excess: Mapping[str, float]
-    """`tokens_per_s`: factor on the product of both ratios (1: independent). Others: what is added to
+    """Of a rate: factor on the product of both ratios (1: independent). Others: what is added to
     the sum of both differences (0: independent)."""
     squares: int
     """Squares of four completed cells behind it."""
@@ -114,7 +112,7 @@ def neighbours(measured: Sequence[MeasuredCell], of: MeasuredCell) -> Iterator[t
 
 
 def main_effects(
-    measured: Sequence[MeasuredCell], starts: Mapping[str, str], metrics: Sequence[str] = METRICS
+    measured: Sequence[MeasuredCell], starts: Mapping[str, str], metrics: Sequence[str] = MAIN_METRICS
 ) -> list[Effect]:
     """The effect of every setting of every switch against its reference, where a pair shows it."""
     found = []
@@ -173,7 +171,7 @@ def change(pairs: Sequence[tuple[TrialRecord, TrialRecord]], metric: str) -> Del
 
 
 def interactions(
-    measured: Sequence[MeasuredCell], starts: Mapping[str, str], metrics: Sequence[str] = METRICS
+    measured: Sequence[MeasuredCell], starts: Mapping[str, str], metrics: Sequence[str] = MAIN_METRICS
 ) -> list[Interaction]:
     """Every pair of changes that some square of four completed cells shows."""
     completed = [cell for cell in measured if cell.completed]
@@ -216,7 +214,7 @@ def _excess(squares: Sequence[Square], metric: str) -> float | None:
         if len(corners) < 4:
             continue
         neither, first, second, both = corners
-        if metric == "tokens_per_s":
+        if METRICS[metric].quantity.is_rate:
             values.append(both * neither / (first * second))
         else:
             values.append(both - first - second + neither)

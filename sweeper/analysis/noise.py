@@ -16,6 +16,7 @@ from statistics import mean, stdev
 from typing import Literal
 
 from sweeper.analysis.cells import MeasuredCell
+from sweeper.contract.measurements import METRICS
 from sweeper.ranking.ranking import RankedTrial, Ranking, rank
 from sweeper.ranking.rule import Rule
 from sweeper.study.records import TrialRecord
@@ -23,8 +24,6 @@ from sweeper.study.records import TrialRecord
 NOTCH = 1.57
 """McGill, Tukey and Larsen 1978, page 16."""
 CONFIDENCE = 0.95
-BY_STEP_TIME = ("tokens_per_s", "padded_tokens_per_s")
-"""Metrics that are work per step over the time of a step."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ def _of_steps(trial: TrialRecord, metric: str) -> Interval | None:
     if not median or not count or count < 2 or low is None or high is None or value is None:
         return None
     share = NOTCH * (high - low) / math.sqrt(count) / median
-    if metric in BY_STEP_TIME:
+    if METRICS[metric].quantity.is_rate:
         return Interval(value / (1 + share), value / max(1 - share, 1e-9), "steps", int(count))
     if metric == "step_time_s":
         return Interval(value * (1 - share), value * (1 + share), "steps", int(count))

@@ -24,11 +24,11 @@ from rich.text import Text
 
 from sweeper.contract.trial import Problem, TrialProgress
 from sweeper.ranking.ranking import Ranking
-from sweeper.ranking.table import HEADINGS, number, rows
+from sweeper.ranking.table import HEADINGS, MAIN_HEADINGS, main_figures, rows
 from sweeper.scheduler.board import Board, CellState, Listener
 
 STYLES = {"completed": "green", "pruned": "yellow", "cancelled": "yellow"}
-RIGHT = {"rank", "trial", "tokens/s", "peak MiB", "eval loss"}
+RIGHT = {"rank", "trial", *MAIN_HEADINGS}
 
 
 def console() -> Console:
@@ -60,7 +60,7 @@ def _plain(console: Console, board: Board, line: str | None) -> None:
 
 def _live(board: Board) -> Group:
     table = Table(box=None, pad_edge=False)
-    for heading in ("cell", "outcome", "tokens/s", "peak MiB", "eval loss"):
+    for heading in ("cell", "outcome", *MAIN_HEADINGS):
         table.add_column(heading, justify="left" if heading in ("cell", "outcome") else "right")
     for state in _window(board.cells):
         table.add_row(*_row(state))
@@ -87,9 +87,7 @@ def _row(state: CellState) -> tuple[str | Text, ...]:
     return (
         state.cell.label,
         Text(outcome, style=STYLES.get(record.result.outcome.value, "red")),
-        number(record.metric("tokens_per_s"), "{:,.0f}"),
-        number(record.metric("peak_memory_bytes"), "{:,.0f}", 2**20),
-        number(record.metric("eval_loss"), "{:.4f}"),
+        *main_figures(record),
     )
 
 

@@ -13,16 +13,11 @@ from typing import Any
 
 import yaml
 
+from sweeper.contract.measurements import METRICS
 from sweeper.production.promise import Kept
 from sweeper.study.records import TrialRecord
 from sweeper.study.units import phrase
 
-FIGURES = (
-    "eval_loss_before eval_loss train_loss overfit_gap forgetting exact_match hallucination_rate steps "
-    "tokens tokens_per_s peak_memory_bytes "
-    "trainable_parameters trainable_share adapter_bytes train_time_s energy_j"
-).split()
-"""Measurements that a card shows, as far as they are known."""
 SETTINGS = (
     "adapter lora.r lora.alpha lora.dropout lora.target_modules lora.use_rslora lora.use_dora quantization "
     "precision attention checkpointing optim train.learning_rate train.lr_scheduler_type train.warmup_steps "
@@ -119,7 +114,7 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _figures(record: TrialRecord) -> list[tuple[str, str]]:
-    known = [(name, record.metric(name)) for name in FIGURES]
+    known = [(name, record.metric(name)) for name, metric in METRICS.items() if metric.is_on_card]
     return [(name.replace("_", " "), phrase(name, value)) for name, value in known if value is not None]
 
 

@@ -12,13 +12,6 @@ from sweeper.ranking.constraint import LISTS, Constraint, parse_constraints
 from sweeper.ranking.objective import MEMORY, SPEED, Objective, parse_objectives
 from sweeper.study.records import TrialRecord
 
-PROBED_METRICS = (
-    "tokens_per_s padded_tokens_per_s step_time_s peak_memory_bytes peak_memory_train_bytes "
-    "peak_memory_load_bytes peak_memory_reserved_bytes peak_memory_allocated_bytes device_memory_bytes "
-    "optimizer_state_bytes trainable_parameters energy_per_token_j cost_per_million_tokens"
-).split()
-"""Metrics that a few steps tell: those of a full training, but for noise."""
-
 
 @dataclass(frozen=True)
 class Rule:

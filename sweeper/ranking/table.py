@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from sweeper.contract.measurements import MAIN_METRICS, METRICS
 from sweeper.contract.trial import Outcome
 from sweeper.ranking.ranking import RankedTrial, Ranking
+from sweeper.study.records import TrialRecord
+from sweeper.study.units import short_text
 
-HEADINGS = ("rank", "trial", "cell", "outcome", "tokens/s", "peak MiB", "eval loss", "note")
+MAIN_HEADINGS = tuple(METRICS[metric].heading for metric in MAIN_METRICS)
+HEADINGS = ("rank", "trial", "cell", "outcome", *MAIN_HEADINGS, "note")
 
 
 def rows(ranking: Ranking) -> list[tuple[str, ...]]:
@@ -22,16 +26,14 @@ def _cells(trial: RankedTrial) -> tuple[str, ...]:
         str(record.number),
         record.label,
         record.result.outcome.value,
-        number(record.metric("tokens_per_s"), "{:,.0f}"),
-        number(record.metric("peak_memory_bytes"), "{:,.0f}", 2**20),
-        number(record.metric("eval_loss"), "{:.4f}"),
+        *main_figures(record),
         trial.remark or "; ".join(trial.violations) if completed else record.result.reason or "",
     )
 
 
-def number(value: float | None, pattern: str, unit: float = 1) -> str:
-    """A measurement as text, in units of `unit`; a dash when it is unknown."""
-    return "–" if value is None else pattern.format(value / unit)
+def main_figures(record: TrialRecord) -> tuple[str, ...]:
+    """Speed, memory and quality of a trial, under `MAIN_HEADINGS`; an unknown value is a dash."""
+    return tuple(short_text(metric, record.metric(metric)) for metric in MAIN_METRICS)
 
 
 def to_markdown(ranking: Ranking, title: str, reproduce: str | None) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from sweeper.analysis.choice import Choice
 from sweeper.analysis.effects import Effect
+from sweeper.contract.measurements import MAIN_METRICS, METRICS
 from sweeper.report import figures
 from sweeper.report.content import Section, Table
-from sweeper.study.units import UNKNOWN, difference, percent
+from sweeper.study.units import UNKNOWN, change_text
 
+MAIN_HEADINGS = tuple(METRICS[metric].heading for metric in MAIN_METRICS)
 MOST_BARS = 24
 """Changes that are drawn; the table has all."""
 
@@ -24,40 +26,27 @@ def effects(choice: Choice) -> Section:
         "the cell before completed in its memory and time, gained those of which only the cell after did.",
     ]
     cut = found[:MOST_BARS]
-    drawn = [
-        figures.effect_bars("effect-speed", "Throughput, %", cut, "tokens_per_s", True),
-        figures.effect_bars("effect-memory", "Peak memory, MiB", cut, "peak_memory_bytes", False),
-        figures.effect_bars("effect-loss", "Evaluation loss", cut, "eval_loss", False),
-    ]
-    headings = (
-        "switch",
-        "from",
-        "to",
-        "tokens/s",
-        "peak MiB",
-        "eval loss",
-        "pairs",
-        "lost",
-        "gained",
-    )
+    drawn = [figures.effect_bars(cut, metric) for metric in MAIN_METRICS]
+    headings = ("switch", "from", "to", *MAIN_HEADINGS, "pairs", "lost", "gained")
     table = Table(headings, [_row(effect) for effect in choice.effects], frozenset({"switch", "from", "to"}))
     return Section("effects", title, lines, [figure for figure in drawn if any(figure.data[0]["x"])], [table])
 
 
 def _row(effect: Effect) -> tuple[str, ...]:
-    speed, loss = effect.deltas.get("tokens_per_s"), effect.deltas.get("eval_loss")
-    memory = effect.deltas.get("peak_memory_bytes")
     return (
         effect.switch,
         effect.before,
         effect.after,
-        percent(speed.ratio) if speed else UNKNOWN,
-        difference("peak_memory_bytes", memory.mean) if memory else UNKNOWN,
-        difference("eval_loss", loss.mean) if loss else UNKNOWN,
+        *(_delta(metric, effect) for metric in MAIN_METRICS),
         str(effect.pairs),
         str(effect.lost or UNKNOWN),
         str(effect.gained or UNKNOWN),
     )
+
+
+def _delta(metric: str, effect: Effect) -> str:
+    delta = effect.deltas.get(metric)
+    return change_text(metric, delta.mean, delta.ratio) if delta else UNKNOWN
 
 
 def interplay(choice: Choice) -> Section | None:
@@ -69,18 +58,16 @@ def interplay(choice: Choice) -> Section | None:
         "How far two changes together lie from what each does alone. Throughput: percent on the product of "
         "both ratios. Memory: MiB on the sum of both differences. 0 means that they do not touch each other."
     ]
-    drawn = [
-        figures.interaction_map("interaction-speed", "Throughput, %", found, "tokens_per_s"),
-        figures.interaction_map("interaction-memory", "Peak memory, MiB", found, "peak_memory_bytes"),
-    ]
-    headings = ("first", "second", "tokens/s", "peak MiB", "eval loss", "squares")
+    drawn = [figures.interaction_map(found, metric) for metric in ("tokens_per_s", "peak_memory_bytes")]
+    headings = ("first", "second", *MAIN_HEADINGS, "squares")
     rows = [
         (
             " ".join((item.first[0], item.first[1], "→", item.first[2])),
             " ".join((item.second[0], item.second[1], "→", item.second[2])),
-            percent(item.excess.get("tokens_per_s")),
-            difference("peak_memory_bytes", item.excess.get("peak_memory_bytes")),
-            difference("eval_loss", item.excess.get("eval_loss")),
+            *(
+                change_text(metric, item.excess.get(metric), item.excess.get(metric))
+                for metric in MAIN_METRICS
+            ),
             str(item.squares),
         )
         for item in found

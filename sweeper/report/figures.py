@@ -14,14 +14,16 @@ from typing import Any
 from sweeper.analysis.choice import Choice
 from sweeper.analysis.effects import Delta, Effect, Interaction
 from sweeper.analysis.noise import interval
-from sweeper.contract.trial import GIB, Outcome
+from sweeper.contract.measurements import METRICS
+from sweeper.contract.metrics import GIB, MIB, Metric
+from sweeper.contract.trial import Outcome
 from sweeper.ranking.constraint import Constraint
 from sweeper.ranking.pareto import pareto_front
 from sweeper.report.content import Figure
 from sweeper.report.curves import Curve
 from sweeper.report.labels import expected_memory, hover, short
 from sweeper.study.records import TrialRecord
-from sweeper.study.units import MIB, difference, percent, unit
+from sweeper.study.units import difference, percent
 
 BLUE, SKY, GREEN, ORANGE, RED, PURPLE, YELLOW = (
     "#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#CC79A7", "#F0E442"
@@ -149,14 +151,14 @@ def _limit(constraint: Constraint) -> Iterator[dict[str, Any]]:
         yield {"type": "line", "x0": 0, "x1": 1, "xref": "paper", "y0": at, "y1": at, "line": line}
 
 
-def effect_bars(key: str, title: str, effects: Sequence[Effect], metric: str, percents: bool) -> Figure:
+def effect_bars(effects: Sequence[Effect], metric: str) -> Figure:
     """One bar per change of a switch, the values in a column of their own: beside a short bar they would lie
     on the names of the changes as soon as another bar is long."""
     told = [(effect, effect.deltas[metric]) for effect in effects if metric in effect.deltas]
-    good_is_low = metric != "tokens_per_s"
-    scale = MIB if metric.endswith("_bytes") else 1
+    known = METRICS[metric]
+    percents, scale = known.quantity.is_rate, known.quantity.divisor
     values = [((delta.ratio or 1) - 1) * 100 if percents else delta.mean / scale for _, delta in told]
-    colors = [_verdict_color(value, good_is_low) for value in values]
+    colors = [_verdict_color(value, not known.is_higher_better) for value in values]
     labels = [_change_label(effect) for effect, _ in told]
     texts = [_signed(value, percents, metric) for value in values]
     room = LETTER_PX * max(map(len, texts), default=0)
@@ -180,7 +182,13 @@ def effect_bars(key: str, title: str, effects: Sequence[Effect], metric: str, pe
         "showlegend": False,
         "bargap": 0.35,
     }
-    return Figure(key, title, [data], layout, 70 + max(2, len(told)) * (BAR_PX + 12))
+    height = 70 + max(2, len(told)) * (BAR_PX + 12)
+    return Figure(f"effect-{metric}", _change_title(known), [data], layout, height)
+
+
+def _change_title(metric: Metric) -> str:
+    unit = "%" if metric.quantity.is_rate else metric.quantity.unit
+    return f"{metric.label.capitalize()}{f', {unit}' if unit else ''}"
 
 
 def _range(delta: Delta, metric: str) -> str:
@@ -201,19 +209,19 @@ def _verdict_color(value: float, good_is_low: bool) -> str:
 def _signed(value: float, percents: bool, metric: str) -> str:
     if percents:
         return percent(1 + value / 100)
-    return difference(metric, value * unit(metric).divisor)
+    return difference(metric, value * METRICS[metric].quantity.divisor)
 
 
-def interaction_map(key: str, title: str, found: Sequence[Interaction], metric: str) -> Figure:
+def interaction_map(found: Sequence[Interaction], metric: str) -> Figure:
     """Change by change: how much more (or less) both together do than each alone."""
     told = [item for item in found if metric in item.excess]
     names = list(dict.fromkeys(_short_change(item.first) for item in told))
     others = list(dict.fromkeys(_short_change(item.second) for item in told))
-    scale = MIB if metric.endswith("_bytes") else 1
+    quantity = METRICS[metric].quantity
     values = {
         (_short_change(item.first), _short_change(item.second)): (item.excess[metric] - 1) * 100
-        if metric == "tokens_per_s"
-        else item.excess[metric] / scale
+        if quantity.is_rate
+        else item.excess[metric] / quantity.divisor
         for item in told
     }
     grid = [[values.get((name, other)) for name in names] for other in others]
@@ -226,7 +234,8 @@ def interaction_map(key: str, title: str, found: Sequence[Interaction], metric: 
         "hoverongaps": False, "hovertemplate": "%{x}<br>with %{y}: %{text}<extra></extra>",
     }  # fmt: skip
     layout = {"xaxis": axis("", tickangle=-35, showgrid=False), "yaxis": axis("", showgrid=False)}
-    return Figure(key, title, [data], layout, 130 + len(others) * (BAR_PX + 6))
+    title = _change_title(METRICS[metric])
+    return Figure(f"interaction-{metric}", title, [data], layout, 130 + len(others) * (BAR_PX + 6))
 
 
 def _plain_sign(value: float) -> str:
@@ -239,10 +248,10 @@ def _short_change(item: tuple[str, str, str]) -> str:
 
 def waterfall(key: str, title: str, labels: Sequence[str], values: Sequence[float], metric: str) -> Figure:
     """From the baseline's value to the last one, a bar per added switch."""
-    scale = MIB if metric.endswith("_bytes") else 1
-    scaled = [value / scale for value in values]
+    known = METRICS[metric]
+    scaled = [value / known.quantity.divisor for value in values]
     changes = [after - before for before, after in pairwise(scaled)]
-    good, bad = (ORANGE, BLUE) if metric.endswith("_bytes") else (BLUE, ORANGE)
+    more, less = (BLUE, ORANGE) if known.is_higher_better else (ORANGE, BLUE)
     data = {
         "type": "waterfall",
         "orientation": "h",
@@ -254,13 +263,13 @@ def waterfall(key: str, title: str, labels: Sequence[str], values: Sequence[floa
         "textposition": "auto",
         "cliponaxis": False,
         "connector": {"line": {"color": GREY, "width": 1}},
-        "increasing": {"marker": {"color": good}},
-        "decreasing": {"marker": {"color": bad}},
+        "increasing": {"marker": {"color": more}},
+        "decreasing": {"marker": {"color": less}},
         "totals": {"marker": {"color": GREY}},
         "hovertemplate": "%{y}: %{text}<extra></extra>",
     }  # fmt: skip
     layout = {
-        "xaxis": axis("MiB" if scale == MIB else "tokens/s", tickformat=","),
+        "xaxis": axis(known.quantity.unit, tickformat=","),
         "yaxis": axis("", autorange="reversed"),
         "showlegend": False,
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
+from sweeper.contract.measurements import MAIN_METRICS, METRICS
 from sweeper.study.records import TrialRecord
 from sweeper.study.units import phrase
 
@@ -22,9 +23,9 @@ def expected_memory(record: TrialRecord) -> float | None:
 def hover(record: TrialRecord) -> str:
     """What is shown when a mark is pointed at."""
     lines = [f"<b>trial {record.number}</b>", *(escape(part, quote=False) for part in _settings(record))]
-    for metric in ("tokens_per_s", "peak_memory_bytes", "eval_loss"):
+    for metric in MAIN_METRICS:
         if (value := record.metric(metric)) is not None:
-            name = "eval loss " if metric == "eval_loss" else ""
+            name = "" if METRICS[metric].quantity.unit else f"{METRICS[metric].heading} "
             lines.append(f"{name}{phrase(metric, value)}")
     result = record.result
     if result is not None and result.reason:

@@ -7,11 +7,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sweeper.analysis.choice import Choice
+from sweeper.contract.measurements import METRICS
+from sweeper.contract.metrics import MIB
 from sweeper.report.content import Figure, Section, Table
 from sweeper.report.figures import BLUE, GREEN, RED, SKY, axis
 from sweeper.report.labels import expected_memory, short
 from sweeper.study.records import TrialRecord
-from sweeper.study.units import MIB, percent, text, unit
+from sweeper.study.units import percent, text
 
 BY_PHASE = tuple(f"peak_memory_{phase}_bytes" for phase in ("load", "train", "eval"))
 PREDICTED = ("predicted_memory_bytes", "corrected_memory_bytes")
@@ -47,7 +49,7 @@ def _memory_table(choice: Choice, records: Sequence[TrialRecord]) -> Table:
     """A row per cell; columns of predictions only where there is one."""
     shown = [*BY_PHASE, "peak_memory_bytes", *(name for name in PREDICTED if _any(records, name))]
     compares = len(shown) > len(BY_PHASE) + 1
-    headings = ("trial", "cell", *(unit(name).heading for name in shown), *(["error"] if compares else []))
+    headings = ("trial", "cell", *(METRICS[name].heading for name in shown), *(["error"] if compares else []))
     rows = [
         (
             str(record.number),

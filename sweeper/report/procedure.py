@@ -7,14 +7,14 @@ from typing import Any
 
 from sweeper.analysis.open import OpenStudy
 from sweeper.contract.json_files import UnreadableFileError, read_json
+from sweeper.contract.measurements import MAIN_METRICS, METRICS
 from sweeper.report.content import Section, Table
 from sweeper.study.masking import mask
-from sweeper.study.units import UNKNOWN, text, unit
+from sweeper.study.units import UNKNOWN, text
 
 TITLE = "How the search went"
 COMPARED = ("memory_vs_fp32", "speed_vs_fp32", "memory_vs_16bit", "speed_vs_16bit")
 HEADINGS = ("less memory than fp32", "speed of fp32", "less memory than 16 bit", "speed of 16 bit")
-MAIN = ("tokens_per_s", "peak_memory_bytes", "eval_loss")
 
 
 def procedure(study: OpenStudy) -> Section | None:
@@ -39,12 +39,12 @@ def _effects(rows: Sequence[Mapping[str, Any]]) -> Table:
         (
             str(row["added"]),
             str(row["trial"]),
-            *(text(metric, row.get(metric)) for metric in MAIN),
+            *(text(metric, row.get(metric)) for metric in MAIN_METRICS),
             *(_times(row.get(name)) for name in COMPARED),
         )
         for row in rows
     ]
-    headings = ("added", "trial", *(unit(metric).heading for metric in MAIN), *HEADINGS)
+    headings = ("added", "trial", *(METRICS[metric].heading for metric in MAIN_METRICS), *HEADINGS)
     return Table(headings, shown, frozenset({"added"}), "The cumulative effect of the methods")
 
 

@@ -10,6 +10,7 @@ from sweeper.analysis.export import flat
 from sweeper.analysis.noise import interval
 from sweeper.analysis.open import OpenStudy
 from sweeper.analysis.studies import Summary, summary
+from sweeper.contract.measurements import MAIN_METRICS, METRICS
 from sweeper.contract.stamps import now
 from sweeper.contract.trial import Outcome
 from sweeper.ranking.pareto import pareto_front
@@ -23,13 +24,12 @@ from sweeper.report.facts import environment, failures
 from sweeper.report.memory import memory
 from sweeper.report.procedure import procedure
 from sweeper.study.records import TrialRecord, reproduction
-from sweeper.study.units import UNKNOWN, percent, text, unit
+from sweeper.study.units import UNKNOWN, percent, text
 
 MOST_SWITCH_COLUMNS = 6
 """With more switches the table names the cell in one column."""
 MOST_CURVES = 6
 """Curves in colour; the others stand behind them in grey."""
-MAIN = ("tokens_per_s", "peak_memory_bytes", "eval_loss")
 
 
 def report(study: OpenStudy, running: bool | None = None) -> Report:
@@ -78,20 +78,19 @@ def _tiles(choice: Choice) -> list[Tile]:
         return []
     record = choice.best.record
     way = _arriving(choice)
-    metrics = [name for name in dict.fromkeys((choice.ranking.rule.metric, *MAIN)) if record.metric(name)]
-    return [_tile(choice, record, metric, way) for metric in metrics]
+    metrics = dict.fromkeys((choice.ranking.rule.metric, *MAIN_METRICS))
+    return [_tile(choice, record, metric, way) for metric in metrics if record.metric(metric)]
 
 
 def _tile(choice: Choice, record: TrialRecord, metric: str, way: Way | None) -> Tile:
-    value, shown = record.metric(metric), unit(metric)
+    value, known = record.metric(metric), METRICS[metric]
     notes = []
     if metric == choice.ranking.rule.metric and choice.interval:
         notes.append(f"{text(metric, choice.interval.low)} to {text(metric, choice.interval.high)}")
     if way is not None and (before := way.stages[0].cell.record.metric(metric)) and value is not None:
         against = percent(value / before)
         notes.append(f"{'as' if against == '0%' else f'{against} against'} the {way.baseline} baseline")
-    name = {"tokens_per_s": "throughput", "peak_memory_bytes": "peak memory", "eval_loss": "evaluation loss"}
-    return Tile(text(metric, value), shown.suffix.strip(), name.get(metric, shown.heading), notes)
+    return Tile(text(metric, value), known.quantity.unit, known.label, notes)
 
 
 def _arriving(choice: Choice) -> Way | None:
@@ -108,14 +107,14 @@ def _ranking(choice: Choice) -> Section:
         return Section("ranking", "Ranking", ["No trial has ended yet: this fills as trials end."])
     switches = list(choice.references)
     columns = tuple(switches) if 0 < len(switches) <= MOST_SWITCH_COLUMNS else ("cell",)
-    first, *others = dict.fromkeys((choice.ranking.rule.metric, *MAIN))
+    first, *others = dict.fromkeys((choice.ranking.rule.metric, *MAIN_METRICS))
     headings = (
         "rank",
         "trial",
         *columns,
-        unit(first).heading,
+        METRICS[first].heading,
         "interval",
-        *(unit(name).heading for name in others),
+        *(METRICS[name].heading for name in others),
     )
     front = {record.number for record in pareto_front([trial.record for trial in trials])}
     rows = [_row(choice, trial, columns, others, front) for trial in trials]
@@ -169,10 +168,10 @@ def _trade_off(choice: Choice) -> Section:
         lines.append(f"{unseen} cells that did not finish have no known memory and are not drawn.")
     front = pareto_front(drawn)
     rows = [
-        (str(record.number), record.label, *(text(name, record.metric(name)) for name in MAIN))
+        (str(record.number), record.label, *(text(name, record.metric(name)) for name in MAIN_METRICS))
         for record in front
     ]
-    headings = ("trial", "cell", *(unit(name).heading for name in MAIN))
+    headings = ("trial", "cell", *(METRICS[name].heading for name in MAIN_METRICS))
     table = Table(headings, rows, frozenset({"cell"}), f"The Pareto front: {len(front)} cells")
     return Section("trade-off", "Speed against memory", lines, [figures.trade_off(choice)], [table])
 
@@ -210,11 +209,11 @@ def _cumulative(choice: Choice) -> Section | None:
 
 
 def _waterfalls(way: Way) -> Iterator[Figure]:
-    for metric, name in (("peak_memory_bytes", "Peak memory"), ("tokens_per_s", "Throughput")):
+    for metric in ("peak_memory_bytes", "tokens_per_s"):
         values = [value for stage in way.stages if (value := stage.cell.record.metric(metric)) is not None]
         if len(values) == len(way.stages):
             labels = [f"{way.baseline} baseline", *(stage.label for stage in way.stages[1:])]
-            title = f"{name}, from the {way.baseline} baseline"
+            title = f"{METRICS[metric].label.capitalize()}, from the {way.baseline} baseline"
             yield figures.waterfall(f"waterfall-{way.baseline}-{metric}", title, labels, values, metric)
 
 
@@ -224,11 +223,11 @@ def _way_table(way: Way) -> Table:
     for stage in way.stages:
         record = stage.cell.record
         row = [stage.label, str(record.number)]
-        for metric in MAIN:
+        for metric in MAIN_METRICS:
             value, start = record.metric(metric), first.metric(metric)
             row += [text(metric, value), percent(value / start) if value is not None and start else UNKNOWN]
         rows.append(tuple(row))
-    compared = [name for metric in MAIN for name in (unit(metric).heading, "in all")]
+    compared = [name for metric in MAIN_METRICS for name in (METRICS[metric].heading, "in all")]
     return Table(
         ("added", "trial", *compared), rows, frozenset({"added"}), f"From the {way.baseline} baseline"
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import statistics
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from dataclasses import dataclass, field
 from sweeper.contract.folder import TrialFolder
 from sweeper.contract.json_files import read_json, write_json
 from sweeper.contract.measurements import Measurements
+from sweeper.contract.speed import measure_speed
 from sweeper.contract.stamps import now
 from sweeper.contract.trial import Outcome, TrialProgress, TrialResult, TrialSpec
 from sweeper.launchers.base import Job
@@ -137,14 +137,12 @@ def told(result: TrialResult, progress: Sequence[TrialProgress], warmup_steps: i
         return result
     steps = [line for line in progress if line.event == "step"]
     timed = [(line.tokens, line.step_time_s) for line in steps if line.step > warmup_steps]
-    speeds = [tokens / seconds for tokens, seconds in timed if tokens and seconds]
-    times_s = [seconds for _, seconds in timed if seconds]
+    known = [(tokens, seconds) for tokens, seconds in timed if tokens and seconds]
+    speed = measure_speed([tokens for tokens, _ in known], [seconds for _, seconds in known])
     before = next((line.loss for line in progress if line.event == "eval" and line.step == 0), None)
     measured = Measurements(
-        tokens_per_s=statistics.median(speeds) if speeds else None,
-        step_time_s=statistics.median(times_s) if times_s else None,
+        **dataclasses.asdict(speed),
         steps=len(steps),
-        measured_steps=len(times_s),
         tokens=sum(line.tokens or 0 for line in steps),
         eval_loss_before=before,
         total_time_s=progress[-1].time_s,

@@ -8,26 +8,17 @@ from collections.abc import Callable, Iterator, Mapping
 
 from sweeper.contract.config import Config
 from sweeper.contract.measurements import METRICS
+from sweeper.contract.metrics import CUDA
 from sweeper.contract.study_config import duration_s
 from sweeper.contract.trial import Problem
 from sweeper.machine import Machine, uses_cuda
 from sweeper.ranking.constraint import check_limits
 from sweeper.ranking.objective import parse_objectives
-from sweeper.ranking.rule import PROBED_METRICS, Rule
+from sweeper.ranking.rule import Rule
 from sweeper.space.baseline import baseline_problems
 from sweeper.space.dimensions import Choices, Dimension
 
 Dimensions = Mapping[str, Dimension]
-
-
-CUDA_ALONE = (
-    "energy_j energy_per_token_j peak_memory_allocated_bytes peak_memory_reserved_bytes device_memory_bytes"
-).split()
-"""Metrics that are measured on a CUDA device alone (`Measurements`)."""
-QUESTIONS = ("exact_match", "hallucination_rate")
-"""Metrics of the answers that `evaluate.generate` asks for."""
-GENERAL = ("forgetting", "general_loss", "general_loss_before")
-"""Metrics of the `evaluate.general` texts."""
 
 
 def check_study(config: Config, dimensions: Dimensions, strategy: str) -> list[Problem]:
@@ -45,22 +36,27 @@ def check_measured(config: Config, dimensions: Dimensions, machine: Machine) -> 
         asked.setdefault(metric, []).append(key)
     on_cuda = uses_cuda(config, machine) or "trial.device" in dimensions
     for metric, keys in asked.items():
-        if metric in CUDA_ALONE and not on_cuda:
+        if _need(metric) == CUDA and not on_cuda:
             yield Problem(
                 f"{keys[0]} must name a metric that is measured here, and {metric} needs a CUDA device",
                 keys[0],
                 metric,
                 "run on a CUDA device, or take another metric",
             )
-    for option, metrics, count in (
-        ("evaluate.generate", QUESTIONS, config.evaluate.generate),
-        ("evaluate.general", GENERAL, config.evaluate.general),
+    for option, count in (
+        ("evaluate.generate", config.evaluate.generate),
+        ("evaluate.general", config.evaluate.general),
     ):
-        needing = [metric for metric in asked if metric in metrics]
+        needing = [metric for metric in asked if _need(metric) == option]
         if needing and not count and option not in dimensions:
             keys = list(dict.fromkeys(key for metric in needing for key in asked[metric]))
             rule_said = f"{' and '.join(needing)} ({', '.join(keys)}) must be measured, which needs {option}"
             yield Problem(rule_said, option, str(count), f"give {option}=32")
+
+
+def _need(metric: str) -> str:
+    """What a metric cannot be measured without; nothing for one that `objective` refuses."""
+    return METRICS[metric].needs if metric in METRICS else ""
 
 
 def numbers(config: Config, dimensions: Dimensions, strategy: str) -> Iterator[Problem]:
@@ -145,7 +141,7 @@ def fidelity(config: Config, dimensions: Dimensions, strategy: str) -> Iterator[
             "strategy=paper looks at the loss of every trial", "fidelity", "probe+train", "set fidelity=train"
         )
     for item in parse_objectives(config.objective):
-        if item.metric in METRICS and item.metric not in PROBED_METRICS:
+        if item.metric in METRICS and not METRICS[item.metric].is_probed:
             yield Problem(
                 f"fidelity=probe+train needs an objective that a few steps tell, and {item.metric} is none",
                 item.key,

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from sweeper.config.cell import Cell
 from sweeper.contract.folder import TrialFolder
+from sweeper.contract.measurements import METRICS
 from sweeper.contract.scopes import loss_key
 from sweeper.contract.trial import Outcome, TrialResult, TrialSpec
 from sweeper.ranking.pareto import dominates
 from sweeper.ranking.ranking import reference_loss, violations
-from sweeper.ranking.rule import PROBED_METRICS
 from sweeper.strategies.base import Heard, Plan, Proposal, Question
 from sweeper.study.records import TrialRecord
 
@@ -170,7 +170,7 @@ class Contest:
         """The gains that the probe promises; None when the cell cannot be eligible by what a probe tells."""
         if record.result is None or record.result.outcome is not Outcome.COMPLETED:
             return None
-        rule = self._question.rule.about(PROBED_METRICS)
+        rule = self._question.rule.about([name for name, metric in METRICS.items() if metric.is_probed])
         plain = {**record.spec.config, "trial": {**record.spec.config["trial"], "probe_steps": None}}
         trained = dataclasses.replace(record, spec=dataclasses.replace(record.spec, config=plain))
         return None if violations(trained, rule, None) else self._gains(record)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sweeper.contract.folder import TrialFolder
-from sweeper.contract.measurements import DERIVED, MEASURED
+from sweeper.contract.measurements import DERIVED, METRICS
 from sweeper.contract.trial import TrialProgress, TrialResult, TrialSpec
 
 
@@ -67,12 +67,12 @@ class TrialRecord:
 
     def metric(self, name: str) -> float | None:
         """A measurement or a figure derived from some, by its name in METRICS; None when not measured."""
-        if name not in MEASURED:
+        if name not in METRICS:
             raise ValueError(f"a metric must be one of METRICS, but got {name!r}")
         if self.result is None:
             return None
-        if name in DERIVED:
-            return DERIVED[name](self.result.measurements, self.spec.config)
+        if (derive := METRICS[name].derive) is not None:
+            return derive(self.result.measurements, self.spec.config)
         value: float | None = getattr(self.result.measurements, name)
         return value
 

@@ -1,74 +1,41 @@
-"""How a measurement is written on a screen: its heading, its unit, its digits.
+"""How a measurement is written on a screen: its digits and its unit.
 
-Records hold bytes and seconds; a person reads MiB and a sign. One table says how each metric is
-shown, so that `best`, the report and Markdown never differ by a rounding.
+Records hold bytes and seconds; a person reads MiB and a sign. The table of metrics says how each is shown, so
+that `best`, the report and Markdown never differ by a rounding.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
-MIB = 2**20
+from sweeper.contract.measurements import METRICS
+from sweeper.contract.metrics import COUNT
+
 UNKNOWN = "–"
-
-
-@dataclass(frozen=True)
-class Unit:
-    """How the values of a metric are shown."""
-
-    heading: str
-    """What stands above a column; holds the unit."""
-    suffix: str
-    """What follows a single value."""
-    divisor: float
-    pattern: str
-    lower_is_better: bool
-
-    def scaled(self, value: float) -> float:
-        return value / self.divisor
-
-
-THROUGHPUT = ("tokens_per_s", "padded_tokens_per_s")
-SHARES = ("trainable_share", "mfu", "hfu", "exact_match", "hallucination_rate")
-HIGHER_IS_BETTER = (*THROUGHPUT, "exact_match", "mfu", "hfu")
-
-
-def unit(metric: str) -> Unit:
-    """The unit of a metric, known from its name."""
-    name, lower = metric.replace("_", " "), metric not in HIGHER_IS_BETTER
-    if metric in THROUGHPUT:
-        return Unit(name.replace(" per s", "/s"), " tokens/s", 1, "{:,.0f}", lower)
-    if metric == "optimizer_state_bytes_per_parameter":
-        return Unit("state B/param", " B", 1, "{:.2f}", lower)
-    if metric.endswith("_bytes"):
-        short = name.removesuffix(" bytes").replace("peak memory", "peak")
-        return Unit(f"{short} MiB", " MiB", MIB, "{:,.1f}", lower)
-    if metric.endswith("_s"):
-        return Unit(f"{name.removesuffix(' s')} s", " s", 1, "{:,.3f}", lower)
-    if metric.endswith("_j"):
-        return Unit(f"{name.removesuffix(' j')} J", " J", 1, "{:,.4g}", lower)
-    if metric in SHARES:
-        return Unit(name, "", 1, "{:.2%}", lower)
-    if "loss" in metric or metric in ("forgetting", "overfit_gap"):
-        return Unit(name, "", 1, "{:.4f}", lower)
-    return Unit(name, "", 1, "{:,.4g}", lower)
 
 
 def text(metric: str, value: float | None) -> str:
     """A value in a column under its heading; a dash when it is unknown."""
     if value is None or not math.isfinite(value):
         return UNKNOWN
-    shown = unit(metric)
-    if isinstance(value, int) and shown.divisor == 1 and shown.pattern == "{:,.4g}":
+    quantity = METRICS[metric].quantity
+    if isinstance(value, int) and quantity == COUNT:
         return f"{value:,}"
-    return shown.pattern.format(shown.scaled(value))
+    return quantity.pattern.format(value / quantity.divisor)
+
+
+def short_text(metric: str, value: float | None) -> str:
+    """The same for a narrow column: memory without a fraction of a MiB."""
+    quantity = METRICS[metric].quantity
+    if value is None or not quantity.short_pattern:
+        return text(metric, value)
+    return quantity.short_pattern.format(value / quantity.divisor)
 
 
 def phrase(metric: str, value: float | None) -> str:
     """A value in a sentence, with its unit."""
     known = text(metric, value)
-    return known if known == UNKNOWN else f"{known}{unit(metric).suffix}"
+    return known if known == UNKNOWN else f"{known} {METRICS[metric].quantity.unit}".rstrip()
 
 
 def difference(metric: str, value: float | None) -> str:
@@ -88,3 +55,8 @@ def percent(ratio: float | None) -> str:
     if abs(ratio - 1) < 0.0005:
         return "0%"
     return f"{'−' if ratio < 1 else '+'}{abs(ratio - 1):.1%}"
+
+
+def change_text(metric: str, change: float | None, ratio: float | None) -> str:
+    """A change as its metric is compared: a rate in percent, all else as a signed difference."""
+    return percent(ratio) if METRICS[metric].quantity.is_rate else difference(metric, change)

@@ -18,7 +18,8 @@ from typing import Any
 
 import yaml
 
-from sweeper.contract.trial import GIB, Outcome, TrialProgress
+from sweeper.contract.measurements import METRICS
+from sweeper.contract.trial import Outcome, TrialProgress
 from sweeper.study.folder import StudyFolder
 from sweeper.study.masking import mask, mask_all
 from sweeper.study.records import StudyRecord, TrialRecord
@@ -137,14 +138,9 @@ def shown_metrics(measurements: Mapping[str, float | None]) -> dict[str, float]:
     for name, value in measurements.items():
         if value is None or not math.isfinite(value):
             continue
-        shown[shown_name(name)] = value / GIB if shown_name(name) != name else value
+        metric = METRICS[name]
+        shown[metric.tracked_name] = value / metric.quantity.tracked_divisor
     return shown
-
-
-def shown_name(metric: str) -> str:
-    """The name that MLflow shows for a measurement: `peak_memory_bytes` is `peak_memory_gib` there."""
-    is_memory = "_memory" in metric and metric.endswith("_bytes")
-    return metric.removesuffix("_bytes") + "_gib" if is_memory else metric
 
 
 def curves(progress: Sequence[TrialProgress], start_ms: int) -> list[Point]:

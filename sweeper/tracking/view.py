@@ -11,13 +11,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from sweeper.contract.measurements import MAIN_METRICS, METRICS
 from sweeper.ranking.rule import Rule
 from sweeper.study.masking import mask
 from sweeper.study.records import StudyRecord
 from sweeper.tracking.address import is_server
-from sweeper.tracking.entries import param_name, shown_name
+from sweeper.tracking.entries import param_name
 
-MAIN_METRICS = ("tokens_per_s", "peak_memory_gib", "eval_loss")
 _LOCAL_ADDRESS = "http://127.0.0.1:5000"  # where `mlflow ui` listens by default
 
 
@@ -30,10 +30,10 @@ def view(study: StudyRecord, run_filter: str) -> str:
     """The view as JSON. `run_filter` picks the study's runs, in MLflow's search language."""
     rule = Rule.recorded(study.config)
     asked = [*(item.metric for item in rule.objectives), *(item.metric for item in rule.constraints)]
-    shown = dict.fromkeys((*map(shown_name, asked), *MAIN_METRICS))
+    shown = dict.fromkeys(METRICS[metric].tracked_name for metric in (*asked, *MAIN_METRICS))
     state = {
         "searchFilter": run_filter,
-        "orderByKey": f"metrics.`{shown_name(rule.metric)}`",
+        "orderByKey": f"metrics.`{METRICS[rule.metric].tracked_name}`",
         "orderByAsc": not rule.objective.maximize,
         "selectedColumns": [
             *(f"params.`{param_name(key)}`" for key in study.swept),
@@ -62,12 +62,13 @@ def _key(study_id: str, generation: int) -> str:
 
 
 def _charts() -> list[dict[str, Any]]:
-    bars = [_chart("BAR", name, metricKey=name, isGenerated=True) for name in MAIN_METRICS]
+    speed, memory, loss = (METRICS[metric].tracked_name for metric in MAIN_METRICS)
+    bars = [_chart("BAR", name, metricKey=name, isGenerated=True) for name in (speed, memory, loss)]
     trade_offs = [
         _chart(
             "SCATTER", f"{up} against {across}", xaxis=_axis(across), yaxis=_axis(up), runsCountToCompare=100
         )
-        for across, up in (("peak_memory_gib", "tokens_per_s"), ("peak_memory_gib", "eval_loss"))
+        for across, up in ((memory, speed), (memory, loss))
     ]
     return bars + trade_offs
 

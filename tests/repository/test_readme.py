@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from sweeper.cli.main import VERBS
+from sweeper.contract.measurements import MAIN_METRICS, METRICS
 from tests.support.commands import GRID, SHORT, sweeper
 from tests.support.readme import MAIN_JOB, README, commands
 from tests.support.samples import save_llama, write_gsm8k
@@ -74,6 +75,13 @@ def answers(url: str, timeout_s: float = 90) -> bool:
 def test_the_main_job_is_in_the_readme() -> None:
     assert MAIN_JOB in README
     assert shlex.split(MAIN_JOB)[3:] == [word for word in GRID if word not in SHORT]
+
+
+def test_the_metrics_are_told_in_the_words_of_their_table() -> None:
+    table = README.partition("| metric | meaning |")[2].partition("\n\n")[0]
+    told = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", table, re.MULTILINE))
+    assert set(MAIN_METRICS) <= set(told)
+    assert told == {name: METRICS[name].definition for name in told}
 
 
 def test_files_that_the_readme_links_are_there() -> None:

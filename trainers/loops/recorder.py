@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sweeper.contract.speed import Speed, measure_speed
 from sweeper.contract.trial import Outcome
 from trainers.data.batches import Plan
 from trainers.meters.journal import Journal
 from trainers.meters.phases import Meters
-from trainers.meters.speed import Speed, median_rate, quartiles
 from trainers.methods.active import Probe
 
 STOP_OUTCOMES = (Outcome.PRUNED, Outcome.TIMED_OUT, Outcome.CANCELLED)
@@ -127,16 +127,5 @@ class Recorder:
 
     def speed(self, warmup_steps: int) -> Speed:
         """Speed over the steps after the first `warmup_steps`."""
-        times_s = self.times_s[warmup_steps:]
-        if not times_s:
-            return Speed(measured_steps=0)
-        p25, median, p75 = quartiles(times_s)
-        measured = slice(warmup_steps, self.steps)
-        return Speed(
-            measured_steps=len(times_s),
-            step_time_s=median,
-            step_time_p25_s=p25,
-            step_time_p75_s=p75,
-            tokens_per_s=median_rate(self.plan.tokens[measured], times_s),
-            padded_tokens_per_s=median_rate(self.plan.padded_tokens[measured], times_s),
-        )
+        measured, plan = slice(warmup_steps, self.steps), self.plan
+        return measure_speed(plan.tokens[measured], self.times_s[measured], plan.padded_tokens[measured])

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
+from sweeper.contract.measurements import METRICS
 from trainers.meters import readers as memory_meters
 from trainers.meters.readers import Nvml
 
@@ -29,16 +30,12 @@ CUDA_DEFINITIONS = {
     "energy_j": "difference of NVML's total energy of the device over the training segments",
 }
 COMMON_DEFINITIONS = {
-    "step_time_s": "one optimizer step from device idle to device idle: fetching its batches, forward, "
-    "backward, clipping, update; median over the steps after trial.warmup_steps",
-    "tokens_per_s": "non-padding tokens of a step over its time, median over the measured steps",
-    "padded_tokens_per_s": "as tokens_per_s with padding counted",
-    "train_time_s": "sum of the times of all optimizer steps",
-    "train_loss": "loss per target token over the last quarter of the steps",
-    "eval_loss": "loss per target token over the whole evaluation split",
-    "forgetting": "loss per target token on the first evaluate.general texts of the general corpus, less the "
-    "same with the adapter off (before training under adapter=full)",
-}
+    name: METRICS[name].definition
+    for name in (
+        "step_time_s", "tokens_per_s", "padded_tokens_per_s", "train_time_s", "train_loss", "eval_loss",
+        "forgetting",
+    )
+}  # fmt: skip
 NOT_OF_A_TRIAL = "checkpoint"
 """Phase of a production run whose memory is left out, so that its peak compares with the trial's."""
 

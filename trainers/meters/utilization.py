@@ -15,8 +15,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from sweeper.contract.config import Config
+from sweeper.contract.speed import Speed
 from trainers.data.batches import Plan, batch_sizes
-from trainers.meters.speed import Speed
 from trainers.meters.work import step_work
 
 TERA = 1e12

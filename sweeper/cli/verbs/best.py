@@ -9,8 +9,9 @@ from sweeper.analysis.choice import Choice, Rival, effect_sentence, reasons, to_
 from sweeper.analysis.open import OpenStudy, open_study
 from sweeper.analysis.studies import summary
 from sweeper.cli.verbs import flags, reading_verb
+from sweeper.contract.measurements import METRICS
 from sweeper.study.records import reproduction
-from sweeper.study.units import difference, percent, unit
+from sweeper.study.units import difference, percent
 
 
 @reading_verb
@@ -58,8 +59,9 @@ def _rivals(choice: Choice) -> Iterator[str]:
 def _against(rival: Rival) -> str:
     parts = []
     for metric, delta in rival.deltas.items():
-        shown = f"{difference(metric, delta.mean)}{unit(metric).suffix or f' {unit(metric).heading}'}"
-        parts.append(f"{shown} ({percent(delta.ratio)})" if metric == "tokens_per_s" else shown)
+        known = METRICS[metric]
+        shown = f"{difference(metric, delta.mean)} {known.quantity.unit or known.heading}"
+        parts.append(f"{shown} ({percent(delta.ratio)})" if known.quantity.is_rate else shown)
     return ", ".join(parts) + (", inside the noise" if rival.in_noise else "")
 
 

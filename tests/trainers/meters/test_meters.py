@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from sweeper.contract.speed import median_rate, quartiles
 from tests.support.sources import ROOT
 from trainers.loops.recorder import read_stop
 from trainers.meters.phases import Meters
 from trainers.meters.readers import keep_large_blocks_apart, release_freed, resident_bytes
-from trainers.meters.speed import median_rate, quartiles
 
 MIB = 2**20
 CPU = torch.device("cpu")
