@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sweeper import __version__
 from sweeper.analysis.choice import judge
@@ -43,7 +44,7 @@ from sweeper.study.records import StudyRecord, reproduction
 from sweeper.tracking.address import check as check_tracking
 from sweeper.tracking.address import default_uri, ui_command
 from sweeper.tracking.preload import Preload
-from sweeper.tracking.tracker import Tracker
+from sweeper.tracking.tracker import StudyState, Tracker
 
 MOST_CELLS_REPORTED = 1000
 """After a larger study the report, which then takes seconds, is left to `python -m sweeper report`."""
@@ -98,7 +99,9 @@ def sweep(
             memory.sized(cell)  # a mistake, where that cannot be done
         preload.wait()
         with folder.locked():
-            study = _study_record(space, folder, command)
+            identities.note([slots[0].fitted(cell) for cell in space.cells])
+            study = _study_record(space, folder, command, identities.identities)
+            identities.on_new = lambda: folder.write_study(study)
             run = Run(study, folder, space, slots, launcher, identities, memory, preload)
             return run.carry_out(listening)
 
@@ -147,7 +150,9 @@ def _tracking_uri(config: Config) -> str:
     return config.tracking.uri or default_uri(Path(config.study.root))
 
 
-def _study_record(space: Space, folder: StudyFolder, command: str) -> StudyRecord:
+def _study_record(
+    space: Space, folder: StudyFolder, command: str, identities: list[dict[str, Any]]
+) -> StudyRecord:
     """What is asked for now, in the generation that it belongs to; written to `study.json`."""
     before = folder.read_study()
     generation = before.generation if before else 1
@@ -162,6 +167,7 @@ def _study_record(space: Space, folder: StudyFolder, command: str) -> StudyRecor
         config=mask_all(space.base),
         generation=generation,
         sweeper_version=__version__,
+        identities=identities,
     )
     folder.write_study(study)
     return study
@@ -198,8 +204,10 @@ class Run:
             if reused:
                 listener(scheduler.board, f"{reused} cells were measured before and are not run again")
             interrupted = self._play(scheduler, tracker)
+            before = _text(self.folder.ranking_json)
             ranking = _conclude(self.study, self.folder, config, scheduler)
-            problem = _log(tracker, self.folder, ranking, interrupted)
+            is_new = _text(self.folder.ranking_json) != before
+            problem = _log(tracker, self.folder, ranking, interrupted, is_new)
             if problem:
                 listener(scheduler.board, problem)
         return self._verdict(scheduler, tracker, ranking, interrupted)
@@ -305,12 +313,20 @@ def _conclude(study: StudyRecord, folder: StudyFolder, config: Config, scheduler
     return ranking
 
 
-def _log(tracker: Tracker, folder: StudyFolder, ranking: Ranking, interrupted: bool) -> str | None:
-    if tracker.is_complete():
+def _text(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8") if path.exists() else None
+
+
+def _log(
+    tracker: Tracker, folder: StudyFolder, ranking: Ranking, interrupted: bool, is_new: bool
+) -> str | None:
+    """Bring MLflow up to date; `is_new`: the verdict is another than before."""
+    if tracker.is_complete() and not is_new:
         return None
     problem = tracker.sync()
     records = folder.read_trials()
-    return problem or tracker.log_study(records, "interrupted" if interrupted else "ended", ranking.best)
+    state: StudyState = "interrupted" if interrupted else "ended"
+    return problem or tracker.log_study(records, state, ranking.best, ranking.left_out_sentence())
 
 
 __all__ = ["Verdict", "sweep"]

@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Any
 
+from sweeper.analysis.asked import leaves
 from sweeper.contract.measurements import Measurements
-from sweeper.contract.scopes import ABOUT_THE_STUDY
 from sweeper.contract.trial import Outcome
-from sweeper.study.masking import mask_all
-from sweeper.study.records import StudyRecord, TrialRecord
+from sweeper.study.records import TrialRecord
 
 PROBE = "trial.probe_steps"
 """The option that is set where a trial looked at speed and memory only."""
@@ -60,57 +59,6 @@ def cells(records: Iterable[TrialRecord]) -> list[MeasuredCell]:
         groups.setdefault(_work(record), []).append(record)
     read = _settings_reader(settled)
     return [MeasuredCell(tuple(trials), read(trials[0])) for trials in groups.values()]
-
-
-def asked_again(study: StudyRecord, records: Iterable[TrialRecord]) -> list[TrialRecord]:
-    """The trials that answer what the study asks now.
-
-    Left out are those of an earlier `study.fresh=true`, and those whose fixed options (steps, model,
-    data …) were others: their losses cannot be compared.
-    """
-    swept = set(study.swept)
-    said = {item.partition("=")[0].lstrip("+") for item in study.overrides}
-    fixed = {key: value for key, value in leaves(study.config) if value is not None}
-    return [
-        record
-        for record in records
-        if record.spec.generation == study.generation and _is_comparable(record, fixed, swept, said)
-    ]
-
-
-def _is_comparable(record: TrialRecord, fixed: Mapping[str, Any], swept: set[str], said: set[str]) -> bool:
-    varied = {key.lstrip("+") for key in swept | set(record.spec.overrides)}
-    varied |= {key for key, value in fixed.items() if value == "auto" and key == "batch.micro"}
-    varied |= _derived(varied, said) - said
-    own = dict(leaves(record.spec.config))
-    return all(
-        own.get(key, value) == value or mask_all(own[key]) == value  # the study's record holds no password
-        for key, value in fixed.items()
-        if not any(key == name or key.startswith(f"{name}.") for name in varied)
-    )
-
-
-def _derived(varied: set[str], said: set[str]) -> set[str]:
-    """Options that `config.resolved` fills in from others that vary: they differ unasked."""
-    found = set()
-    if any(key.startswith("batch") for key in varied):
-        found.add("batch.accumulation")
-        if "batch.accumulation" in varied | said:
-            found.add("batch.effective")
-    if "train.token_budget" in varied:
-        found.add("train.steps")
-    return found
-
-
-def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    """Dotted name and value of every option that is part of a trial's work."""
-    for name, value in config.items():
-        if not prefix and name in ABOUT_THE_STUDY:
-            continue
-        if isinstance(value, Mapping):
-            yield from leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", list(value) if isinstance(value, tuple) else value
 
 
 def setting_of(config: Mapping[str, Any], key: str) -> Any:

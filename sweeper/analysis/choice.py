@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from sweeper.analysis.cells import MeasuredCell, asked_again, cells
+from sweeper.analysis.asked import select_asked
+from sweeper.analysis.cells import MeasuredCell, cells
 from sweeper.analysis.effects import (
     Delta,
     Effect,
@@ -97,8 +98,9 @@ class Judged:
 
 def judge(study: StudyRecord, records: Sequence[TrialRecord], rule: Rule) -> Judged:
     """Rank the trials that answer what the study asks, repeats of a cell as one."""
-    measured = tuple(cells(asked_again(study, records)))
-    return Judged(measured, rank_cells(measured, rule))
+    asked = select_asked(study, records)
+    measured = tuple(cells(asked.kept))
+    return Judged(measured, dataclasses.replace(rank_cells(measured, rule), left_out=asked.left_out))
 
 
 def choose(study: StudyRecord, records: Sequence[TrialRecord], rule: Rule) -> Choice:
@@ -266,6 +268,7 @@ def to_json(choice: Choice) -> dict[str, Any]:
             {"trial": trial.record.number, "violations": list(trial.violations)}
             for trial in choice.better_but_out
         ],
+        "left_out": [{"trial": item.record.number, "why": item.why} for item in choice.ranking.left_out],
         "relaxations": [
             {"overrides": item.overrides(), "limits": item.limits, "before": item.before,
              "best": item.record.number}

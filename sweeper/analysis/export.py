@@ -1,7 +1,8 @@
 """All trials of a study as flat records, for a spreadsheet, pandas or a database.
 
 One row per trial, cancelled ones too. Measurements keep their names and units (bytes, seconds);
-`config.…` holds every option as resolved, `environment.…` what the trial ran under.
+`left_out` says why a trial is not
+judged, where one is not; `config.…` holds every option as resolved, `environment.…` what the trial ran under.
 """
 
 from __future__ import annotations
@@ -27,13 +28,16 @@ def flat(trials: Sequence[TrialRecord], choice: Choice) -> list[Row]:
         for ranked in choice.ranking.trials
         for trial in choice.cell_of(ranked.record).trials
     }
-    rows: list[Row] = [mask_all(dict(_row(record, places))) for record in trials]
+    left_out = {item.record.number: item.why for item in choice.ranking.left_out}
+    rows: list[Row] = [mask_all(dict(_row(record, places, left_out))) for record in trials]
     columns = dict.fromkeys(name for row in rows for name in row)
     return [{name: row.get(name) for name in columns} for row in rows]
 
 
 def _row(
-    record: TrialRecord, places: Mapping[int, tuple[int | None, str | None]]
+    record: TrialRecord,
+    places: Mapping[int, tuple[int | None, str | None]],
+    left_out: Mapping[int, str],
 ) -> Iterator[tuple[str, Any]]:
     rank, violations = places.get(record.number, (None, None))
     result = record.result.to_json() if record.result else {}
@@ -45,6 +49,8 @@ def _row(
     yield "reason", result.get("reason")
     yield "rank", rank
     yield "violations", violations
+    if record.number in left_out:
+        yield "left_out", left_out[record.number]
     yield from result.get("measurements", {}).items()
     yield from record.derived().items()
     yield "started_at", result.get("started_at")

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from sweeper.analysis.cells import asked_again, cells
+from sweeper.analysis.asked import select_asked
+from sweeper.analysis.cells import cells
 from sweeper.analysis.open import OpenStudy, opened, study_folders
 from sweeper.contract.json_files import read_json
 from sweeper.contract.trial import Outcome
@@ -57,7 +58,7 @@ def summaries(root: Path) -> Iterator[Summary]:
 
 def summary(study: OpenStudy, running: bool | None = None) -> Summary:
     """How far a study is. `running`: whether a driver is at it, for who holds its lock; None: look."""
-    own = asked_again(study.record, study.trials)
+    own = list(select_asked(study.record, study.trials).kept)
     ended = Counter(record.result.outcome.value for record in own if record.result)
     settled, asked = len(cells(own)), asked_cells(study.record)
     busy = study.folder.is_locked() if running is None else running

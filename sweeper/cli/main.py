@@ -165,6 +165,8 @@ def _report(console: Any, verdict: Verdict) -> int:
     if ranking.trials:
         console.print(ranking_table(ranking))
     console.print(f"Rule: {ranking.rule.sentence()}.", highlight=False)
+    if left_out := ranking.left_out_sentence():
+        console.print(f"{left_out}.", highlight=False, markup=False, soft_wrap=True)
     if best is not None:
         console.print(f"Best: trial {best.number}, [bold]{best.label}[/bold]", highlight=False)
         _command(console, "Run it again", verdict.reproduce or "")

@@ -103,6 +103,9 @@ class TrialSpec:
     production: bool = False
     """Whether this is the production run of a configuration (`config.production`): it writes
     checkpoints, goes on from the last one, and leaves a model."""
+    identity: dict[str, Any] = field(default_factory=dict)
+    """What the key stands for beside the configuration: fingerprints of `model` and `data`, `device`,
+    `threads` and `versions`. Empty in specs of versions that did not record it."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,10 @@ class Identities:
         self._cache_dir = cache_dir
         self._machine = machine
         self._looks: dict[str, dict[str, Any]] = {}
+        self.identities: list[dict[str, Any]] = []
+        """What the cells rest on beside their options, each once."""
+        self.on_new: Callable[[], None] = lambda: None
+        """Called when `identities` has one more."""
 
     def look(self, cells: Sequence[Cell]) -> None:
         """Look at models and data of the cells; tokenised data lies in the cache afterwards.
@@ -93,12 +97,30 @@ class Identities:
 
     def key_of_any(self, cell: Cell, repeat: int = 0) -> str:
         """The same for a cell whose model or data may be unsound. Raises RuntimeError alone."""
+        key = trial_key(cell.config.to_dict(), self.identity(cell))
+        return digest([key, repeat]) if repeat else key
+
+    def identity(self, cell: Cell) -> dict[str, Any]:
+        """What the cell rests on beside its options. Raises as `key_of_any`."""
         found = self._looks[self._looked_at(cell)]
         on_cpu = cell.config.trial.device == "cpu" or not self._machine.cuda_devices
-        device = f"cpu {self._machine.cpu}" if on_cpu else self._machine.device
-        config = cell.config.to_dict()
-        key = trial_key(config, found.get("model_fingerprint"), found.get("data_fingerprint"), device)
-        return digest([key, repeat]) if repeat else key
+        identity = {
+            "model": found.get("model_fingerprint"),
+            "data": found.get("data_fingerprint"),
+            "device": f"cpu {self._machine.cpu}" if on_cpu else self._machine.device,
+            "threads": _threads(cell.config) if on_cpu else None,
+            "versions": versions(),
+        }
+        if identity not in self.identities:
+            self.identities.append(identity)
+            self.on_new()
+        return identity
+
+    def note(self, cells: Sequence[Cell]) -> None:
+        """Look up the identities of all cells: those with the same model, data and device share one."""
+        distinct = {repr((cell.config.model, cell.config.data, cell.config.trial)): cell for cell in cells}
+        for cell in distinct.values():
+            self.identity(cell)
 
     def _prepare(self, configs: list[dict[str, Any]]) -> list[Any]:
         with tempfile.TemporaryDirectory(prefix="sweeper-prepare-") as name:
@@ -137,19 +159,12 @@ def tail(path: Path, lines: int = 15) -> str:
     return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
 
 
-def trial_key(config: dict[str, Any], model: str | None, data: str | None, device: str) -> str:
-    """Identity of a trial's work: 16 hex digits of SHA-256 over all that can change its result.
+def _threads(config: Config) -> str:
+    """CPU threads of a trial."""
+    return str(config.trial.threads or os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
 
-    `model` and `data` are the fingerprints of their contents.
-    """
+
+def trial_key(config: dict[str, Any], identity: Mapping[str, Any]) -> str:
+    """Key of a trial's work: 16 hex digits of SHA-256 over all that can change its result."""
     work = {name: value for name, value in config.items() if name not in ABOUT_THE_STUDY}
-    threads = config["trial"]["threads"] or os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))
-    identity = {
-        "config": work,
-        "model": model,
-        "data": data,
-        "device": device,
-        "threads": str(threads) if device.startswith("cpu ") else None,
-        "versions": versions(),
-    }
-    return digest(identity)
+    return digest({"config": work, **identity})

@@ -153,13 +153,15 @@ def _tell(say: Say, line: str | None) -> None:
 def _spec(order: Order, launcher: LocalLauncher) -> TrialSpec:
     """The run's specification; its key is that of the trial's work and of how much of it is done."""
     cache_dir = order.study.folder.path.parent / CACHE
-    key = Identities(launcher, cache_dir, machine()).key(Cell({}, order.config))
+    identities, cell = Identities(launcher, cache_dir, machine()), Cell({}, order.config)
+    key = identities.key(cell)
     amount = {name: getattr(order.config.production, name) for name in RESULT_OPTIONS}
     return TrialSpec(
         study=order.study.record.name,
         number=order.trial.number,
         key=digest([key, amount]),
         config=without_passwords(order.config.to_dict()),
+        identity=identities.identity(cell),
         overrides=order.trial.spec.overrides,
         generation=order.trial.spec.generation,
         threads=order.config.trial.threads,

@@ -46,8 +46,13 @@ class Constraint:
 
     @property
     def name(self) -> str:
-        """The option, with the metric where it lists several: `at_most.forgetting`."""
-        return f"{self.option}.{self.metric}" if self.option in LISTS else self.option
+        """The option, with the metric where it lists several: `at_most[forgetting]`."""
+        return f"{self.option}[{self.metric}]" if self.option in LISTS else self.option
+
+    @property
+    def stored_name(self) -> str:
+        """The same as Optuna's studies hold it: `at_most.forgetting`."""
+        return self.name.replace("[", ".").rstrip("]")
 
     @property
     def allowed(self) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,15 +29,31 @@ class RankedTrial:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """A trial that is not judged, because it may not be compared with the others."""
+
+    record: TrialRecord
+    why: str
+    """What was another, for a person: `other data`."""
+
+
+@dataclass(frozen=True)
 class Ranking:
     """Every trial of a study, best first."""
 
     rule: Rule
     trials: tuple[RankedTrial, ...]
+    left_out: tuple[LeftOut, ...] = ()
 
     @property
     def best(self) -> TrialRecord | None:
         return next((trial.record for trial in self.trials if trial.rank == 1), None)
+
+    def left_out_sentence(self) -> str | None:
+        """How many trials were left out and why, for a person; None when there are none."""
+        counts = Counter(item.why for item in self.left_out)
+        told = [f"{count} trial{'' if count == 1 else 's'} ({why})" for why, count in counts.items()]
+        return f"Left out: {', '.join(told)}" if told else None
 
 
 def rank(records: Sequence[TrialRecord], rule: Rule) -> Ranking:
@@ -125,6 +142,7 @@ def to_json(ranking: Ranking) -> dict[str, Any]:
     return {
         "rule": ranking.rule.to_json(),
         "best": ranking.best.number if ranking.best else None,
+        "left_out": [{"number": item.record.number, "why": item.why} for item in ranking.left_out],
         "trials": [_row(trial) for trial in ranking.trials],
     }
 

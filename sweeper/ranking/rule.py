@@ -77,8 +77,9 @@ class Rule:
         return replace(self, constraints=tuple(item for item in self.constraints if item.metric in metrics))
 
     def excesses(self, record: TrialRecord) -> dict[str, float]:
-        """By how much the trial misses each constraint, as far as it can be told; 0 or less: keeps it."""
-        found = ((item.name, item.excess(record)) for item in self.constraints)
+        """By how much the trial misses each constraint, as far as it can be told and by the name that Optuna
+        stores; 0 or less: keeps it."""
+        found = ((item.stored_name, item.excess(record)) for item in self.constraints)
         return {name: excess for name, excess in found if excess is not None}
 
     def typed(self, option: str) -> str:

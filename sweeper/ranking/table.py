@@ -39,6 +39,8 @@ def main_figures(record: TrialRecord) -> tuple[str, ...]:
 def to_markdown(ranking: Ranking, title: str, reproduce: str | None) -> str:
     """The ranking as a document: `ranking.md`."""
     lines = [f"# {title}", "", f"Rule: {ranking.rule.sentence()}.", ""]
+    if left_out := ranking.left_out_sentence():
+        lines += [f"{left_out}.", ""]
     lines += _verdict(ranking, reproduce)
     lines += [f"| {' | '.join(HEADINGS)} |", f"|{'---|' * len(HEADINGS)}"]
     for row in rows(ranking):

@@ -124,6 +124,8 @@ def _ranking(choice: Choice) -> Section:
         rows = [row[:-1] for row in rows]
     table = Table(headings, rows, frozenset((*columns, "note")), "All cells", 0 if choice.best else None)
     explained = ["Eligible cells by the rule, then the others. ◆ marks the Pareto front of speed and memory."]
+    if left_out := choice.ranking.left_out_sentence():
+        explained.append(f"{left_out}: they may not be compared with these.")
     return Section("ranking", "Ranking", explained, tables=[table], open=True)
 
 

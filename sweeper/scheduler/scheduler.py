@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
+from sweeper.analysis.asked import select_asked
 from sweeper.config.cell import Cell
 from sweeper.contract.config import Config
 from sweeper.contract.stamps import now
@@ -101,10 +102,13 @@ class Scheduler:
         own = [item for item in records.values() if item.spec.generation == self.study.generation]
         self.budget.take_stock(own)
         settled = [record for record in own if self._is_settled(record)]
+        comparable = select_asked(self.study, settled).kept
         for record in settled:
             self._settled[record.spec.key] = self._lean(record)
             self._learn(record)
-        for record in settled:
+        for record in comparable:
+            self._refer(record)
+        for record in comparable:
             self._pruning.replay(record, self._stays_eligible(record), is_baseline(record, self._rule))
         self.optuna.catch_up(records, self.space.dimensions, self._reference, self.folder.highest())
         self.asking.replay([self._lean(record) for record in own], self._settled, self._key, self.show)
@@ -244,6 +248,7 @@ class Scheduler:
             number=number,
             key=self._key(proposal),
             config=without_passwords(cell.config.to_dict()),
+            identity=self.identities.identity(cell),
             overrides=dict(sorted(cell.overrides.items())),  # as they are read back
             generation=self.study.generation,
             devices=slot.device,
@@ -283,6 +288,7 @@ class Scheduler:
         self.budget.hear(record)
         if record.result is not None and record.result.outcome.is_final:
             self._learn(record)
+            self._refer(record)
             self._settled[record.spec.key] = state.record = record
             for proposal in proposals:
                 self.asking.tell(proposal, record)
@@ -297,6 +303,9 @@ class Scheduler:
         self._dominance.hear(record)
         if self.memory:
             self.memory.hear(record)
+
+    def _refer(self, record: TrialRecord) -> None:
+        """Take in the loss of a trial that others are held against."""
         loss = record.metric("eval_loss")
         if loss is None or record.result is None or record.result.outcome is not Outcome.COMPLETED:
             return

@@ -39,6 +39,9 @@ class StudyRecord:
     generation: int = 1
     """Counts up with every `study.fresh=true`."""
     sweeper_version: str | None = None
+    identities: list[dict[str, Any]] = field(default_factory=list)
+    """What the last run found its cells to rest on beside their options, each once, as `TrialSpec.identity`;
+    the run adds what it finds later. Empty in records of versions that did not record it."""
 
 
 @dataclass(frozen=True)

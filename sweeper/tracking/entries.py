@@ -175,9 +175,14 @@ def study_params(study: StudyRecord) -> dict[str, str]:
 
 
 def study_tags(
-    folder: StudyFolder, study: StudyRecord, trials: Iterable[TrialRecord], best: TrialRecord | None
+    folder: StudyFolder,
+    study: StudyRecord,
+    trials: Iterable[TrialRecord],
+    best: TrialRecord | None,
+    left_out: str | None = None,
 ) -> dict[str, str]:
-    """The best trial, the trials by outcome, and a description with the ranking once there is one.
+    """The best trial, the trials by outcome, those that are not judged, and a description with the ranking
+    once there is one.
 
     These are tags and not metrics, because MLflow would chart the study as one more trial.
     """
@@ -189,6 +194,7 @@ def study_tags(
     tags = {
         "best": best.label if best else None,
         "trials": ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items())),
+        "left_out": left_out or "none",
         "folder": str(folder.path),
         "mlflow.note.content": note,
     }

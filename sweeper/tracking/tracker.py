@@ -93,10 +93,17 @@ class Tracker:
         return self._attempt(lambda: self._send_trial(record))
 
     def log_study(
-        self, trials: Sequence[TrialRecord], state: StudyState, best: TrialRecord | None = None
+        self,
+        trials: Sequence[TrialRecord],
+        state: StudyState,
+        best: TrialRecord | None = None,
+        left_out: str | None = None,
     ) -> str | None:
-        """Bring the study's run up to date. With `ended`, `ranking.json` and `ranking.md` go along."""
-        return self._attempt(lambda: self._send_study(trials, state, best))
+        """Bring the study's run up to date. With `ended`, `ranking.json` and `ranking.md` go along.
+
+        `left_out`: which trials are not judged and why, for a person.
+        """
+        return self._attempt(lambda: self._send_study(trials, state, best, left_out))
 
     def attach_report(self) -> str | None:
         """Add the report in the study's folder to the artifacts of the study's run."""
@@ -210,11 +217,17 @@ class Tracker:
         for record in self._missing():
             self._send_trial(record)
 
-    def _send_study(self, trials: Sequence[TrialRecord], state: StudyState, best: TrialRecord | None) -> None:
+    def _send_study(
+        self,
+        trials: Sequence[TrialRecord],
+        state: StudyState,
+        best: TrialRecord | None,
+        left_out: str | None,
+    ) -> None:
         store, generation = self._opened(), self._study.generation
         run_id = self._parent(store, generation)
         own = [trial for trial in trials if trial.spec.generation == generation]
-        store.write(run_id, {}, [], entries.study_tags(self._folder, self._study, own, best))
+        store.write(run_id, {}, [], entries.study_tags(self._folder, self._study, own, best, left_out))
         if state == "ended":
             store.upload(run_id, entries.study_artifacts(self._folder))
         store.set_status(run_id, _STUDY_STATUS[state])

@@ -213,7 +213,7 @@ def test_a_baseline_without_a_loss_leaves_nothing_eligible_and_is_named(tmp_path
     ("limits", "name", "typed"),
     [
         ({"tokens_per_s": 9000.0}, "tokens_per_s", "constraint.tokens_per_s="),
-        ({"at_most": ("eval_loss:1", "tokens:1e9")}, "at_most.eval_loss", "constraint.at_most=[eval_loss:"),
+        ({"at_most": ("eval_loss:1", "tokens:1e9")}, "at_most[eval_loss]", "constraint.at_most=[eval_loss:"),
         ({"at_least": ("cost_per_million_tokens:9",)}, None, ""),
     ],
 )
@@ -229,7 +229,7 @@ def test_every_limit_that_keeps_all_out_can_be_relaxed(
     assert list(item.limits) == [name] and item.overrides()[0].startswith(typed)
     value = item.overrides()[0].partition("=")[2]
     entries = tuple(value.strip("[]").split(",")) if "[" in value else float(value)
-    relaxed = limited(methods, **{name.partition(".")[0]: entries})
+    relaxed = limited(methods, **{name.partition("[")[0]: entries})
     assert relaxed.best is not None and relaxed.best.record.number == item.record.number
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from sweeper.config.validate import typed
 from sweeper.contract.config import Config
 from sweeper.contract.measurements import Measurements
+from sweeper.contract.stamps import digest
 from sweeper.contract.trial import GIB, Outcome, TrialProgress, TrialResult, TrialSpec
 from sweeper.study.folder import StudyFolder
 from sweeper.study.records import StudyRecord
@@ -114,7 +115,7 @@ def write_trial(
     """A trial's folder as its process leaves it; without an outcome it still runs."""
     folder = study.trial(number)
     config = configured({"train.steps": "20", **overrides})
-    folder.write_spec(TrialSpec(study.path.name, number, f"key{number}", config, dict(overrides)))
+    folder.write_spec(TrialSpec(study.path.name, number, digest(config), config, dict(overrides)))
     figures = dataclasses.replace(measured(overrides), **changed)
     if outcome not in (Outcome.INVALID, Outcome.PREDICTED_OOM):
         lines = "".join(json.dumps(line.to_json()) + "\n" for line in _progress(figures))

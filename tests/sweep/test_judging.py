@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+from sweeper.study.folder import StudyFolder
 from sweeper.tracking.address import default_uri
-from tests.support.commands import SHORT, study, sweeper
+from tests.support.commands import SHORT, study, sweeper, trials
 from tests.support.samples import write_gsm8k
 from tests.support.stores import with_store
 
@@ -39,3 +42,58 @@ def test_two_minimised_objectives_rank_by_the_first_and_mlflow_sorts_by_it(swept
     view = json.loads(tag)
     assert (view["orderByKey"], view["orderByAsc"]) == ("metrics.`peak_memory_gib`", True)
     assert {"metrics.`peak_memory_gib`", "metrics.`eval_loss`"} <= set(view["selectedColumns"])
+
+
+@pytest.fixture(scope="module")
+def changed(swept: Path) -> Path:
+    """The same command after the data file was edited, and after it was put back."""
+    earlier = (swept / "train.jsonl").read_text()
+    write_gsm8k(swept / "train.jsonl", 48)
+    edited = sweeper(swept, *ASKED)
+    (swept / "best.txt").write_text(sweeper(swept, "best").stdout)
+    (swept / "table.csv").write_text(sweeper(swept, "export", "--format=csv").stdout)
+    (swept / "edited.txt").write_text(edited.stdout)
+    shutil.copytree(study(swept).path, swept / "as edited")
+    (swept / "train.jsonl").write_text(earlier)
+    back = sweeper(swept, *ASKED)
+    assert edited.returncode == back.returncode == 0, edited.stderr + back.stderr
+    (swept / "back.txt").write_text(back.stdout)
+    return swept
+
+
+LEFT_OUT = "Left out: 2 trials (other data)"
+
+
+def test_trials_on_other_data_are_no_repeats_of_a_cell(changed: Path) -> None:
+    records = trials(changed)
+    assert [record.spec.repeat for record in records] == [0, 0, 0, 0], "each cell on either data, once"
+    said = (changed / "best.txt").read_text()
+    assert LEFT_OUT in said and "mean of" not in said
+    assert "Best: trial 2" in said or "Best: trial 3" in said
+    assert LEFT_OUT in (changed / "edited.txt").read_text()
+    edited = StudyFolder(changed / "as edited")
+    verdict = json.loads(edited.ranking_json.read_text())
+    assert {row["number"]: row["trials"] for row in verdict["trials"]} == {2: [2], 3: [3]}
+    assert verdict["left_out"] == [{"number": 0, "why": "other data"}, {"number": 1, "why": "other data"}]
+    for path in (edited.ranking_markdown, edited.report_markdown, edited.report_html):
+        assert LEFT_OUT in path.read_text()
+    rows = list(csv.DictReader((changed / "table.csv").read_text().splitlines()))
+    assert [row["left_out"] for row in rows] == ["other data", "other data", "", ""]
+    assert [bool(row["rank"] or row["violations"]) for row in rows] == [False, False, True, True]
+
+
+def test_the_trials_of_the_earlier_data_count_again_once_it_is_back(changed: Path) -> None:
+    from mlflow import MlflowClient
+
+    said = (changed / "back.txt").read_text()
+    assert LEFT_OUT in said and "Found 2 trials measured before; ran 0" in said
+    verdict = json.loads(study(changed).ranking_json.read_text())
+    assert {row["number"] for row in verdict["trials"]} == {0, 1} and verdict["best"] in (0, 1)
+    client = MlflowClient(default_uri(changed / "studies"))
+    experiment = client.get_experiment_by_name(study(changed).path.name)
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    (parent,) = [run for run in runs if "sweeper.trial" not in run.data.tags]
+    best = next(record for record in trials(changed) if record.number == verdict["best"])
+    assert (parent.data.tags["left_out"], parent.data.tags["best"]) == (LEFT_OUT, best.label)
+    assert LEFT_OUT in parent.data.tags["mlflow.note.content"]

@@ -32,6 +32,8 @@ def _lines(study: OpenStudy) -> Iterator[str]:
     state = summary(study)
     yield f"Study {study.record.name}{more}: {state.state}, {state.progress()}"
     yield f"Rule: {choice.ranking.rule.sentence()}."
+    if left_out := choice.ranking.left_out_sentence():
+        yield f"{left_out}."
     yield ""
     if choice.best:
         yield f"Best: trial {choice.best.record.number}, {choice.best.label}"

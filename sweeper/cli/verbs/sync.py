@@ -45,7 +45,8 @@ def _send(study: OpenStudy) -> tuple[str, bool]:
     tracker, name = study.tracker(), study.record.name
     problem = tracker.sync()
     state: StudyState = "ended" if summary(study, running=False).state == "ended" else "interrupted"
-    problem = problem or tracker.log_study(study.trials, state, study.choice.ranking.best)
+    ranking = study.choice.ranking
+    problem = problem or tracker.log_study(study.trials, state, ranking.best, ranking.left_out_sentence())
     if problem:
         return f"{name}: {problem}", False
     store = mask(study.tracking_uri)
