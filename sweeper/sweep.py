@@ -11,6 +11,7 @@ from typing import Any
 from sweeper import __version__
 from sweeper.analysis.choice import judge
 from sweeper.analysis.open import OpenStudy
+from sweeper.analysis.verdict import write_verdict
 from sweeper.config.cell import Cell, ConfigurationError
 from sweeper.config.rules import check
 from sweeper.contract.config import Config
@@ -26,7 +27,6 @@ from sweeper.preflight.inputs import Identities
 from sweeper.preflight.memory import MemoryScreen
 from sweeper.ranking.ranking import Ranking
 from sweeper.ranking.rule import Rule
-from sweeper.ranking.table import to_markdown
 from sweeper.report import write as write_report
 from sweeper.scheduler.board import Board, Listener
 from sweeper.scheduler.budget import Budget
@@ -204,9 +204,7 @@ class Run:
             if reused:
                 listener(scheduler.board, f"{reused} cells were measured before and are not run again")
             interrupted = self._play(scheduler, tracker)
-            before = _text(self.folder.ranking_json)
-            ranking = _conclude(self.study, self.folder, config, scheduler)
-            is_new = _text(self.folder.ranking_json) != before
+            ranking, is_new = _conclude(self.study, self.folder, config, scheduler)
             problem = _log(tracker, self.folder, ranking, interrupted, is_new)
             if problem:
                 listener(scheduler.board, problem)
@@ -295,26 +293,19 @@ def _storage(study: StudyConfig, folder: StudyFolder) -> str:
     return study.storage or f"sqlite:///{folder.optuna.absolute()}"
 
 
-def _conclude(study: StudyRecord, folder: StudyFolder, config: Config, scheduler: Scheduler) -> Ranking:
-    """Judge the study as `best` does, and write the verdict down."""
+def _conclude(
+    study: StudyRecord, folder: StudyFolder, config: Config, scheduler: Scheduler
+) -> tuple[Ranking, bool]:
+    """Judge the study as `best` does, and write the verdict down; whether it is another than before."""
     opened = OpenStudy(folder, study, config)
     is_small = len(scheduler.board.cells) <= MOST_CELLS_REPORTED
     judged = opened.judged if is_small else judge(study, folder.read_trials(), opened.rule)
-    ranking = judged.ranking
-    write_json(folder.ranking_json, judged.to_json())
+    is_new = write_verdict(study, folder, judged)
     if scheduler.asking.question.decisions:
         write_json(folder.decisions, scheduler.asking.question.decisions)
-    reproduce = reproduction(study, ranking.best) if ranking.best else None
-    folder.ranking_markdown.write_text(
-        to_markdown(ranking, f"Study {study.name}", reproduce), encoding="utf-8"
-    )
     if is_small:
         write_report(opened, running=False)
-    return ranking
-
-
-def _text(path: Path) -> str | None:
-    return path.read_text(encoding="utf-8") if path.exists() else None
+    return judged.ranking, is_new
 
 
 def _log(

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sweeper.ranking.constraint import Constraint
-from sweeper.ranking.ranking import Ranking, rank, reference_loss
+from sweeper.ranking.eligibility import reference_loss
+from sweeper.ranking.ranking import Ranking, rank
 from sweeper.ranking.rule import Rule
 from sweeper.study.records import TrialRecord
 

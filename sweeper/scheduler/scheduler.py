@@ -22,7 +22,7 @@ from sweeper.launchers.base import Launcher
 from sweeper.preflight.dominance import Dominance
 from sweeper.preflight.inputs import Identities
 from sweeper.preflight.memory import MemoryScreen
-from sweeper.ranking.ranking import is_baseline, violations
+from sweeper.ranking.eligibility import Reference, is_baseline
 from sweeper.ranking.rule import Rule
 from sweeper.scheduler.board import Board, CellState, Listener, begun, ended
 from sweeper.scheduler.budget import Budget
@@ -83,7 +83,7 @@ class Scheduler:
         self._idle = Idle(self.say)
         self._waits = False
         """Whether a cell waits for a GPU on which another process computes."""
-        self._reference: float | None = None
+        self._reference = Reference(self._rule)
         self._lean = Lean().of
         self.asking.question.slots = len(self.slots)
 
@@ -107,10 +107,12 @@ class Scheduler:
             self._settled[record.spec.key] = self._lean(record)
             self._learn(record)
         for record in comparable:
-            self._refer(record)
+            self._reference.hear(record)
         for record in comparable:
-            self._pruning.replay(record, self._stays_eligible(record), is_baseline(record, self._rule))
-        self.optuna.catch_up(records, self.space.dimensions, self._reference, self.folder.highest())
+            self._pruning.replay(
+                record, self._reference.keeps_always(record), is_baseline(record, self._rule)
+            )
+        self.optuna.catch_up(records, self.space.dimensions, self._reference.loss, self.folder.highest())
         self.asking.replay([self._lean(record) for record in own], self._settled, self._key, self.show)
 
     @property
@@ -288,12 +290,12 @@ class Scheduler:
         self.budget.hear(record)
         if record.result is not None and record.result.outcome.is_final:
             self._learn(record)
-            self._refer(record)
+            self._reference.hear(record)
             self._settled[record.spec.key] = state.record = record
             for proposal in proposals:
                 self.asking.tell(proposal, record)
-        self._pruning.end(record, self._stays_eligible(record))
-        self.optuna.tell(record.number, record, self._reference)
+        self._pruning.end(record, self._reference.keeps_always(record))
+        self.optuna.tell(record.number, record, self._reference.loss)
         self.board.settle(state, seconds)
         self.say(ended(record))
         self.say(self.tracker.log_trial(record))
@@ -303,21 +305,6 @@ class Scheduler:
         self._dominance.hear(record)
         if self.memory:
             self.memory.hear(record)
-
-    def _refer(self, record: TrialRecord) -> None:
-        """Take in the loss of a trial that others are held against."""
-        loss = record.metric("eval_loss")
-        if loss is None or record.result is None or record.result.outcome is not Outcome.COMPLETED:
-            return
-        if self._rule.baseline is None or is_baseline(record, self._rule):
-            self._reference = loss if self._reference is None else min(self._reference, loss)
-
-    def _stays_eligible(self, record: TrialRecord) -> bool:
-        """Whether it keeps every constraint whatever is measured later."""
-        rule, reference = self._rule, self._reference
-        if rule.loss_limit is not None and (rule.baseline is None or reference is None):
-            return False
-        return not violations(record, rule, reference)
 
     def _what_is_left(self, spent: str, refused: Proposal) -> str:
         total = self.board.total

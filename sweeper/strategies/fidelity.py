@@ -12,8 +12,8 @@ from sweeper.contract.folder import TrialFolder
 from sweeper.contract.measurements import METRICS
 from sweeper.contract.scopes import loss_key
 from sweeper.contract.trial import Outcome, TrialResult, TrialSpec
+from sweeper.ranking.eligibility import reference_loss, violations
 from sweeper.ranking.pareto import dominates
-from sweeper.ranking.ranking import reference_loss, violations
 from sweeper.strategies.base import Heard, Plan, Proposal, Question
 from sweeper.study.records import TrialRecord
 

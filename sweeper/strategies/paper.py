@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from sweeper.contract.trial import Outcome
-from sweeper.ranking.ranking import violations
+from sweeper.ranking.eligibility import violations
 from sweeper.space.dimensions import Choices
 from sweeper.strategies.base import Plan, Proposal, Question, measured
 from sweeper.strategies.effects import (

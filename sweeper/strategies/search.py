@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sweeper.config.cell import Cell
 from sweeper.contract.trial import INFEASIBLE, Outcome
-from sweeper.ranking.ranking import reference_loss
+from sweeper.ranking.eligibility import reference_loss
 from sweeper.space.dimensions import Choices, Dimension
 from sweeper.space.space import DEFAULT_TRIALS, ENUMERATED, Space
 from sweeper.strategies.base import Heard, Plan, Proposal, Question

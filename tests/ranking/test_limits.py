@@ -13,7 +13,8 @@ from sweeper.contract.measurements import Measurements
 from sweeper.contract.study_config import ConstraintConfig, ObjectiveConfig
 from sweeper.contract.trial import GIB, Outcome, TrialResult, TrialSpec
 from sweeper.ranking.constraint import check_limits
-from sweeper.ranking.ranking import rank, violations
+from sweeper.ranking.eligibility import violations
+from sweeper.ranking.ranking import rank
 from sweeper.ranking.rule import Rule
 from sweeper.study.records import TrialRecord
 from tests.support.commands import sweeper
