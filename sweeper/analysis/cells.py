@@ -11,6 +11,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import mean
 from typing import Any
 
@@ -32,13 +33,13 @@ class MeasuredCell:
     settings: dict[str, str]
     """Switch -> its setting in this cell, for every switch of the study."""
 
-    @property
+    @cached_property
     def completed(self) -> tuple[TrialRecord, ...]:
         """Its completed trials; a probe counts only while the cell was not trained in full."""
         done = tuple(trial for trial in self.trials if _outcome(trial) is Outcome.COMPLETED)
         return tuple(trial for trial in done if not _is_probe(trial)) or done
 
-    @property
+    @cached_property
     def record(self) -> TrialRecord:
         """The cell as one record: its only completed trial, the mean of several, or its last failure."""
         completed = self.completed

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from sweeper.analysis.asked import select_asked
@@ -23,11 +22,11 @@ from sweeper.analysis.effects import (
     neighbours,
     references,
 )
-from sweeper.analysis.noise import Interval, in_noise, interval, rank_cells
+from sweeper.analysis.noise import Interval, in_noise, interval
+from sweeper.analysis.ranked import CellRanking, RankedCell, rank_cells
 from sweeper.analysis.relaxation import Relaxation, relaxations
 from sweeper.contract.measurements import MAIN_METRICS, METRICS
 from sweeper.contract.trial import Outcome
-from sweeper.ranking.ranking import RankedTrial, Ranking
 from sweeper.ranking.ranking import to_json as ranking_json
 from sweeper.ranking.rule import Rule
 from sweeper.study.records import StudyRecord, TrialRecord
@@ -57,7 +56,7 @@ class Choice:
 
     study: StudyRecord
     cells: tuple[MeasuredCell, ...]
-    ranking: Ranking
+    ranking: CellRanking
     """One row per cell; a cell with repeats has their mean."""
     best: MeasuredCell | None
     interval: Interval | None
@@ -65,7 +64,7 @@ class Choice:
     next_best: Rival | None
     neighbour: Rival | None
     """The best eligible cell that differs in one switch."""
-    better_but_out: tuple[RankedTrial, ...]
+    better_but_out: tuple[RankedCell, ...]
     """Completed cells with a better value of the objective that break the rule."""
     relaxations: tuple[Relaxation, ...]
     references: dict[str, str]
@@ -73,27 +72,20 @@ class Choice:
     effects: tuple[Effect, ...]
     interactions: tuple[Interaction, ...]
 
-    def cell_of(self, record: TrialRecord) -> MeasuredCell:
-        """The cell that a row of the ranking stands for."""
-        return self._by_number[record.number]
-
-    @cached_property
-    def _by_number(self) -> dict[int, MeasuredCell]:
-        return {trial.number: cell for cell in self.cells for trial in cell.trials}
-
 
 @dataclass(frozen=True)
 class Judged:
     """The cells of a study in their order: the part of a choice that is quick for ten thousand of them."""
 
     cells: tuple[MeasuredCell, ...]
-    ranking: Ranking
+    ranking: CellRanking
 
     def to_json(self) -> dict[str, Any]:
         """`ranking.json`: one row per cell, with the numbers of its trials."""
-        trials = {cell.record.number: [trial.number for trial in cell.trials] for cell in self.cells}
         plain = ranking_json(self.ranking)
-        return plain | {"trials": [row | {"trials": trials[row["number"]]} for row in plain["trials"]]}
+        numbers = [[trial.number for trial in row.cell.trials] for row in self.ranking.trials]
+        rows = zip(plain["trials"], numbers, strict=True)
+        return plain | {"trials": [row | {"trials": own} for row, own in rows]}
 
 
 def judge(study: StudyRecord, records: Sequence[TrialRecord], rule: Rule) -> Judged:
@@ -107,9 +99,8 @@ def choose(study: StudyRecord, records: Sequence[TrialRecord], rule: Rule) -> Ch
     """Judge the trials that answer what the study asks, and find the reasons."""
     judged = judge(study, records, rule)
     measured, ranking = judged.cells, judged.ranking
-    by_number = {cell.record.number: cell for cell in measured}
-    best = by_number[ranking.best.number] if ranking.best else None
-    eligible = [by_number[trial.record.number] for trial in ranking.trials if trial.rank is not None]
+    eligible = [row.cell for row in ranking.eligible]
+    best = eligible[0] if eligible else None
     starts = references(study, measured)
     metrics = tuple(dict.fromkeys((rule.metric, *MAIN_METRICS)))
     few = dict(list(starts.items())[:MOST_EFFECTS_TOGETHER])
@@ -122,12 +113,7 @@ def choose(study: StudyRecord, records: Sequence[TrialRecord], rule: Rule) -> Ch
         next_best=_next_best(eligible, rule, metrics),
         neighbour=_neighbour(eligible, rule, metrics),
         better_but_out=_better_but_out(ranking),
-        relaxations=tuple(
-            relaxations(
-                ranking,
-                lambda some, other: rank_cells([by_number[record.number] for record in some], other),
-            )
-        ),
+        relaxations=tuple(relaxations(ranking)),
         references=starts,
         effects=tuple(main_effects(measured, starts, metrics)),
         interactions=tuple(interactions(measured, few, metrics)),
@@ -157,7 +143,7 @@ def _rival(
     return Rival(cell, position + 1, switch, deltas, in_noise(best, cell, rule.metric))
 
 
-def _better_but_out(ranking: Ranking) -> tuple[RankedTrial, ...]:
+def _better_but_out(ranking: CellRanking) -> tuple[RankedCell, ...]:
     """Those that would be ahead of the best, or of each other, but for a constraint; best first."""
     rule = ranking.rule
     best = rule.objective.of(ranking.best) if ranking.best else None
@@ -188,7 +174,7 @@ def reasons(choice: Choice) -> list[str]:
 def _place(choice: Choice) -> str:
     """What the best cell's value is among the eligible ones."""
     rule = choice.ranking.rule
-    eligible = [trial.record for trial in choice.ranking.trials if trial.rank is not None]
+    eligible = [row.record for row in choice.ranking.eligible]
     if len(eligible) == 1:
         return "; the only eligible cell"
     way = rule.objective.way

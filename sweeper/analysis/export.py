@@ -26,7 +26,7 @@ def flat(trials: Sequence[TrialRecord], choice: Choice) -> list[Row]:
     places = {
         trial.number: (ranked.rank, "; ".join(ranked.violations) or None)
         for ranked in choice.ranking.trials
-        for trial in choice.cell_of(ranked.record).trials
+        for trial in ranked.cell.trials
     }
     left_out = {item.record.number: item.why for item in choice.ranking.left_out}
     rows: list[Row] = [mask_all(dict(_row(record, places, left_out))) for record in trials]

@@ -8,7 +8,6 @@ intervals do not overlap differ at about the 5% level. What changes between two 
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,8 +16,6 @@ from typing import Literal
 
 from sweeper.analysis.cells import MeasuredCell
 from sweeper.contract.measurements import METRICS
-from sweeper.ranking.ranking import RankedTrial, Ranking, rank
-from sweeper.ranking.rule import Rule
 from sweeper.study.records import TrialRecord
 
 NOTCH = 1.57
@@ -78,30 +75,6 @@ def _of_steps(trial: TrialRecord, metric: str) -> Interval | None:
     return None
 
 
-MOST_NAMED = 3
-"""Cells within the noise that a remark names."""
-
-
-def rank_cells(measured: Sequence[MeasuredCell], rule: Rule) -> Ranking:
-    """One row per cell. Of those within the noise of the leader, the best by `rule.second` is first."""
-    by_number = {cell.record.number: cell for cell in measured}
-    ranking = rank([cell.record for cell in measured], rule)
-    eligible = [trial for trial in ranking.trials if trial.rank is not None]
-    if not eligible:
-        return ranking
-    leader, *others = eligible
-    own = by_number[leader.record.number]
-    tied = [trial for trial in others if in_noise(own, by_number[trial.record.number], rule.metric)]
-    if not tied:
-        return ranking
-    best = min((leader, *tied), key=lambda trial: _second(trial, rule))
-    ordered = [best, *(trial for trial in eligible if trial is not best)]
-    placed = [dataclasses.replace(trial, rank=place) for place, trial in enumerate(ordered, start=1)]
-    same = [trial.record.number for trial in (leader, *tied) if trial is not best]
-    placed[0] = dataclasses.replace(placed[0], remark=_remark(same, rule))
-    return Ranking(rule, (*placed, *ranking.trials[len(eligible) :]))
-
-
 def in_noise(one: MeasuredCell, other: MeasuredCell, metric: str) -> bool:
     """Whether the intervals of two cells overlap; without any, whether their values are the same."""
     (low, high), (other_low, other_high) = _bounds(one, metric), _bounds(other, metric)
@@ -113,16 +86,3 @@ def _bounds(cell: MeasuredCell, metric: str) -> tuple[float, float]:
         return found.low, found.high
     value = cell.record.metric(metric)
     return (float("nan"), float("nan")) if value is None else (value, value)
-
-
-def _second(trial: RankedTrial, rule: Rule) -> float:
-    """The second criterion turned so that less is better; what was not measured comes last."""
-    gain = rule.second.of(trial.record)
-    return float("inf") if gain is None else -gain
-
-
-def _remark(numbers: Sequence[int], rule: Rule) -> str:
-    named = ", ".join(map(str, numbers[:MOST_NAMED]))
-    more = f" and {len(numbers) - MOST_NAMED} more" if len(numbers) > MOST_NAMED else ""
-    trials = "trial" if len(numbers) == 1 else "trials"
-    return f"{trials} {named}{more} within its noise: {rule.second.way} {rule.second.metric} decides"

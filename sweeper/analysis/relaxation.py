@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sweeper.analysis.cells import MeasuredCell
+from sweeper.analysis.ranked import CellRanking, rank_cells
 from sweeper.ranking.constraint import Constraint
 from sweeper.ranking.eligibility import reference_loss
-from sweeper.ranking.ranking import Ranking, rank
 from sweeper.ranking.rule import Rule
 from sweeper.study.records import TrialRecord
 
 DIGITS = 3
 """Significant digits of a proposed limit: enough to type, rounded to the side that lets the trial in."""
-
-Judge = Callable[[Sequence[TrialRecord], Rule], Ranking]
 
 
 @dataclass(frozen=True)
@@ -36,35 +35,33 @@ class Relaxation:
         return [self.rule.typed(option) for option in options]
 
 
-def relaxations(ranking: Ranking, judge: Judge = rank) -> list[Relaxation]:
+def relaxations(ranking: CellRanking) -> list[Relaxation]:
     """Each single constraint whose relaxation would make a trial best; all together when none would.
 
     Empty when a trial is best already, or when no limit keeps the trials out (all failed).
     """
     if ranking.best is not None:
         return []
-    records = [trial.record for trial in ranking.trials]
-    active = ranking.rule.with_reference(reference_loss(records, ranking.rule)).constraints
-    single = [found for item in active if (found := _relaxed(records, ranking.rule, [item], judge))]
+    cells, rule = [row.cell for row in ranking.trials], ranking.rule
+    active = rule.with_reference(reference_loss([cell.record for cell in cells], rule)).constraints
+    single = [found for item in active if (found := _relaxed(cells, rule, [item]))]
     if single or len(active) < 2:
         return single
-    together = _relaxed(records, ranking.rule, active, judge)
+    together = _relaxed(cells, rule, active)
     return [together] if together else []
 
 
-def _relaxed(
-    records: Sequence[TrialRecord], rule: Rule, active: Sequence[Constraint], judge: Judge
-) -> Relaxation | None:
+def _relaxed(cells: Sequence[MeasuredCell], rule: Rule, active: Sequence[Constraint]) -> Relaxation | None:
     """The smallest relaxation of these constraints that lets a trial in, the others as they are."""
     without = rule.with_limits({item.name: None for item in active})
-    candidates = [trial.record for trial in rank(records, without).trials if trial.rank is not None]
+    candidates = [row.record for row in rank_cells(cells, without).eligible]
     options = [limits for record in candidates if (limits := _limits(record, active))]
     if not options:
         return None
     before = {item.name: item.limit for item in active}
     limits = min(options, key=lambda option: _stretch(option, before))
     relaxed = rule.with_limits(limits)
-    best = judge(records, relaxed).best
+    best = rank_cells(cells, relaxed).best
     return Relaxation(limits, {name: before[name] for name in limits}, best, relaxed) if best else None
 
 

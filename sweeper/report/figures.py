@@ -14,6 +14,7 @@ from typing import Any
 from sweeper.analysis.choice import Choice
 from sweeper.analysis.effects import Delta, Effect, Interaction
 from sweeper.analysis.noise import interval
+from sweeper.analysis.ranked import RankedCell
 from sweeper.contract.measurements import METRICS
 from sweeper.contract.metrics import GIB, MIB, Metric
 from sweeper.contract.trial import Outcome
@@ -45,19 +46,17 @@ def axis(title: str, **more: Any) -> dict[str, Any]:
 
 def trade_off(choice: Choice) -> Figure:
     """Throughput against memory: eligible cells, those that break the rule, those that did not run."""
-    completed = [trial for trial in choice.ranking.trials if choice.cell_of(trial.record).completed]
-    ranked = [trial.record for trial in completed if trial.rank is not None]
-    out = [trial.record for trial in completed if trial.rank is None]
-    failed = [trial.record for trial in choice.ranking.trials if not choice.cell_of(trial.record).completed]
+    completed = [row for row in choice.ranking.trials if row.cell.completed]
+    ranked = [row for row in completed if row.rank is not None]
+    out = [row for row in completed if row.rank is None]
+    failed = [row.record for row in choice.ranking.trials if not row.cell.completed]
     front = pareto_front([trial.record for trial in completed])
     data = [
         _line("Pareto front", front, "tokens_per_s"),
-        _points(
-            choice, "eligible", ranked[1:], {"color": SKY, "size": 10, "line": {"width": 1, "color": BLUE}}
-        ),
-        _points(choice, "breaks the rule", out, {"color": ORANGE, "size": 9, "symbol": "diamond-open"}),
+        _points("eligible", ranked[1:], {"color": SKY, "size": 10, "line": {"width": 1, "color": BLUE}}),
+        _points("breaks the rule", out, {"color": ORANGE, "size": 9, "symbol": "diamond-open"}),
         _failures(failed),
-        _points(choice, "best", ranked[:1], {"color": RED, "size": 18, "symbol": "star"}),
+        _points("best", ranked[:1], {"color": RED, "size": 18, "symbol": "star"}),
     ]
     layout = {
         "xaxis": axis("peak memory, MiB", tickformat=","),
@@ -68,14 +67,13 @@ def trade_off(choice: Choice) -> Figure:
     return Figure("trade-off", "Throughput against peak memory", [item for item in data if item], layout, 460)
 
 
-def _points(
-    choice: Choice, name: str, records: Sequence[TrialRecord], marker: dict[str, Any]
-) -> dict[str, Any] | None:
-    records = [record for record in records if record.metric("peak_memory_bytes") is not None]
-    if not records:
+def _points(name: str, rows: Sequence[RankedCell], marker: dict[str, Any]) -> dict[str, Any] | None:
+    rows = [row for row in rows if row.record.metric("peak_memory_bytes") is not None]
+    if not rows:
         return None
+    records = [row.record for row in rows]
     speeds = [record.metric("tokens_per_s") for record in records]
-    intervals = [interval(choice.cell_of(record), "tokens_per_s") for record in records]
+    intervals = [interval(row.cell, "tokens_per_s") for row in rows]
     above = [
         found.high - speed if found and speed else 0 for found, speed in zip(intervals, speeds, strict=True)
     ]

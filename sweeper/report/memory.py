@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sweeper.analysis.choice import Choice
+from sweeper.analysis.ranked import RankedCell
 from sweeper.contract.measurements import METRICS
 from sweeper.contract.metrics import MIB
 from sweeper.report.content import Figure, Section, Table
@@ -24,11 +25,12 @@ MOST_BARS = 15
 def memory(choice: Choice) -> Section:
     """Peak memory by phase of every cell that measured it, and what had been predicted."""
     title = "Memory by phase"
-    records = [
-        trial.record
+    rows = [
+        trial
         for trial in choice.ranking.trials
         if any(trial.record.metric(name) is not None for name in (*BY_PHASE, *PREDICTED))
     ]
+    records = [row.record for row in rows]
     if not records:
         return Section("memory", title, ["No trial has measured its memory phase by phase."])
     lines = []
@@ -40,24 +42,23 @@ def memory(choice: Choice) -> Section:
     trials = [trial for cell in choice.cells for trial in cell.completed]
     if sentence := error_sentence(trials):
         lines.append(f"{sentence}: corrected where a correction is shown.")
-    return Section(
-        "memory", title, lines, [memory_by_phase(records[:MOST_BARS])], [_memory_table(choice, records)]
-    )
+    return Section("memory", title, lines, [memory_by_phase(records[:MOST_BARS])], [_memory_table(rows)])
 
 
-def _memory_table(choice: Choice, records: Sequence[TrialRecord]) -> Table:
+def _memory_table(ranked: Sequence[RankedCell]) -> Table:
     """A row per cell; columns of predictions only where there is one."""
+    records = [row.record for row in ranked]
     shown = [*BY_PHASE, "peak_memory_bytes", *(name for name in PREDICTED if _any(records, name))]
     compares = len(shown) > len(BY_PHASE) + 1
     headings = ("trial", "cell", *(METRICS[name].heading for name in shown), *(["error"] if compares else []))
     rows = [
         (
-            str(record.number),
-            record.label,
-            *(text(name, record.metric(name)) for name in shown),
-            *([percent(_error(choice, record))] if compares else []),
+            str(row.record.number),
+            row.record.label,
+            *(text(name, row.record.metric(name)) for name in shown),
+            *([percent(_error(row))] if compares else []),
         )
-        for record in records
+        for row in ranked
     ]
     return Table(headings, rows, frozenset({"cell"}))
 
@@ -66,10 +67,10 @@ def _any(records: Sequence[TrialRecord], name: str) -> bool:
     return any(record.metric(name) is not None for record in records)
 
 
-def _error(choice: Choice, record: TrialRecord) -> float | None:
+def _error(row: RankedCell) -> float | None:
     """What was expected over what was measured, of a cell that completed."""
-    expected, measured = expected_memory(record), record.metric("peak_memory_bytes")
-    return expected / measured if expected and measured and choice.cell_of(record).completed else None
+    expected, measured = expected_memory(row.record), row.record.metric("peak_memory_bytes")
+    return expected / measured if expected and measured and row.cell.completed else None
 
 
 def memory_by_phase(records: Sequence[TrialRecord]) -> Figure:

@@ -9,12 +9,12 @@ from sweeper.analysis.cumulative import Way, ways
 from sweeper.analysis.export import flat
 from sweeper.analysis.noise import interval
 from sweeper.analysis.open import OpenStudy
+from sweeper.analysis.ranked import RankedCell
 from sweeper.analysis.studies import Summary, summary
 from sweeper.contract.measurements import MAIN_METRICS, METRICS
 from sweeper.contract.stamps import now
 from sweeper.contract.trial import Outcome
 from sweeper.ranking.pareto import pareto_front
-from sweeper.ranking.ranking import RankedTrial
 from sweeper.report import figures
 from sweeper.report.claims import paper
 from sweeper.report.content import Figure, Report, Section, Table, Tile
@@ -130,9 +130,9 @@ def _ranking(choice: Choice) -> Section:
 
 
 def _row(
-    choice: Choice, trial: RankedTrial, columns: Sequence[str], others: Sequence[str], front: set[int]
+    choice: Choice, trial: RankedCell, columns: Sequence[str], others: Sequence[str], front: set[int]
 ) -> tuple[str, ...]:
-    record, cell = trial.record, choice.cell_of(trial.record)
+    record, cell = trial.record, trial.cell
     assert record.result is not None
     found = interval(cell, choice.ranking.rule.metric)
     metric = choice.ranking.rule.metric
@@ -148,7 +148,7 @@ def _row(
     )
 
 
-def note(trial: RankedTrial) -> str:
+def note(trial: RankedCell) -> str:
     """Why a cell is not eligible, or how it ended; of the best one, which others are as good."""
     result = trial.record.result
     assert result is not None
@@ -158,12 +158,12 @@ def note(trial: RankedTrial) -> str:
 
 
 def _trade_off(choice: Choice) -> Section:
-    drawn = [trial.record for trial in choice.ranking.trials if choice.cell_of(trial.record).completed]
+    drawn = [trial.record for trial in choice.ranking.trials if trial.cell.completed]
     if not drawn:
         return Section(
             "trade-off", "Speed against memory", ["No cell completed, so there is nothing to compare."]
         )
-    failed = [trial for trial in choice.ranking.trials if not choice.cell_of(trial.record).completed]
+    failed = [trial for trial in choice.ranking.trials if not trial.cell.completed]
     unseen = sum(figures.memory_at_failure(trial.record) is None for trial in failed)
     lines = ["Up and to the left is better. The dotted line joins the cells that no other beats in both."]
     if unseen:
@@ -240,9 +240,7 @@ def _losses(study: OpenStudy) -> Section:
     progress = {trial.number: trial for trial in study.trials}
     records = [progress[trial.record.number] for trial in choice.ranking.trials]
     curves = [found for record in records if (found := curve(record))]
-    completed = {
-        trial.record.number for trial in choice.ranking.trials if choice.cell_of(trial.record).completed
-    }
+    completed = {trial.record.number for trial in choice.ranking.trials if trial.cell.completed}
     finished = [item for item in curves if item.record.number in completed]
     if not curves:
         return Section("loss", title, ["No trial has logged a step."])
