@@ -6,7 +6,7 @@ In the form of Hugging Face model cards (https://huggingface.co/docs/hub/model-c
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from sweeper.contract.measurements import METRICS
 from sweeper.production.promise import Kept
 from sweeper.study.records import TrialRecord
 from sweeper.study.units import phrase
+from sweeper.study.writing import markdown_table
 
 SETTINGS = (
     "adapter lora.r lora.alpha lora.dropout lora.target_modules lora.use_rslora lora.use_dora quantization "
@@ -73,16 +74,16 @@ def _body(record: TrialRecord, kept: Sequence[Kept], origin: Origin) -> Iterator
     kind = "LoRA adapter on" if config["adapter"] == "lora" else "full fine-tune of"
     yield f"A {kind} `{config['model']['path']}`, trained on `{config['data']['path']}`."
     yield from _section("Use", _use(config))
-    yield from _section("Measured", _table(("figure", "value"), _figures(record)))
+    yield from _section("Measured", markdown_table(("figure", "value"), _figures(record)))
     yield from _section("Promised by the trial, kept by this run", _promises(kept))
-    yield from _section("Methods", _table(("option", "value"), _settings(config)))
-    yield from _section("Model and data", _table(("what", "which"), _inputs(record)))
-    yield from _section("Hardware and software", _table(("what", "which"), _environment(record)))
+    yield from _section("Methods", markdown_table(("option", "value"), _settings(config)))
+    yield from _section("Model and data", markdown_table(("what", "which"), _inputs(record)))
+    yield from _section("Hardware and software", markdown_table(("what", "which"), _environment(record)))
     yield from _section("Licence", [_licence(config, origin.licence)])
     yield from _section("How it was chosen and how to repeat it", _choice(origin))
 
 
-def _section(title: str, lines: Sequence[str]) -> list[str]:
+def _section(title: str, lines: Iterable[str]) -> list[str]:
     return ["", f"## {title}", "", *lines]
 
 
@@ -105,14 +106,6 @@ def _use(config: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [
-        f"| {' | '.join(headings)} |",
-        f"|{'---|' * len(headings)}",
-        *(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows),
-    ]
-
-
 def _figures(record: TrialRecord) -> list[tuple[str, str]]:
     known = [(name, record.metric(name)) for name, metric in METRICS.items() if metric.is_on_card]
     return [(name.replace("_", " "), phrase(name, value)) for name, value in known if value is not None]
@@ -131,7 +124,7 @@ def _promises(kept: Sequence[Kept]) -> list[str]:
         for item in kept
     ]
     notes = [f"- {item.metric.replace('_', ' ')}: {item.note}" for item in kept]
-    return [*_table(("figure", "trial", "this run", "within noise"), rows), "", *notes]
+    return [*markdown_table(("figure", "trial", "this run", "within noise"), rows), "", *notes]
 
 
 def _verdict(item: Kept) -> str:

@@ -7,6 +7,7 @@ from sweeper.contract.trial import Outcome
 from sweeper.ranking.ranking import RankedTrial, Ranking
 from sweeper.study.records import TrialRecord
 from sweeper.study.units import short_text
+from sweeper.study.writing import markdown_table
 
 MAIN_HEADINGS = tuple(METRICS[metric].heading for metric in MAIN_METRICS)
 HEADINGS = ("rank", "trial", "cell", "outcome", *MAIN_HEADINGS, "note")
@@ -42,11 +43,7 @@ def to_markdown(ranking: Ranking, title: str, reproduce: str | None) -> str:
     if left_out := ranking.left_out_sentence():
         lines += [f"{left_out}.", ""]
     lines += _verdict(ranking, reproduce)
-    lines += [f"| {' | '.join(HEADINGS)} |", f"|{'---|' * len(HEADINGS)}"]
-    for row in rows(ranking):
-        cells = [cell.replace("|", "\\|").replace("\n", " ") for cell in row]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *markdown_table(HEADINGS, rows(ranking))]) + "\n"
 
 
 def _verdict(ranking: Ranking, reproduce: str | None) -> list[str]:

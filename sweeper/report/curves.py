@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 from sweeper.study.records import TrialRecord
+from sweeper.study.writing import thin
 
 POINTS_IN_ALL = 12_000
 """More points make a page slow to open; longer curves are thinned evenly."""
@@ -59,12 +60,7 @@ def thinned(curves: Sequence[Curve]) -> list[Curve]:
 
 
 def _thinned(item: Curve, most: int) -> Curve:
-    count = len(item.tokens)
-    if count <= most:
-        return item
-    kept = [round(index * (count - 1) / (most - 1)) for index in range(most)]
-    tokens, losses = [item.tokens[index] for index in kept], [item.losses[index] for index in kept]
-    return Curve(item.record, tokens, losses, item.evaluated_at, item.evaluations)
+    return replace(item, tokens=thin(item.tokens, most), losses=thin(item.losses, most))
 
 
 def common_tokens(curves: Sequence[Curve]) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sweeper.report.content import Report, Section, Table
+from sweeper.study.writing import markdown_table
 
 MOST_ROWS = 60
 """Longer tables are cut: the page and `export` have every row."""
@@ -47,9 +48,7 @@ def _section(section: Section) -> Iterator[str]:
 
 
 def _table(table: Table) -> Iterator[str]:
-    yield f"| {' | '.join(table.headings)} |"
-    yield "|" + "|".join(":--" if name in table.left else "--:" for name in table.headings) + "|"
-    for row in table.rows[:MOST_ROWS]:
-        yield f"| {' | '.join(cell.replace('|', chr(92) + '|').replace(chr(10), ' ') for cell in row)} |"
+    right = [name for name in table.headings if name not in table.left]
+    yield from markdown_table(table.headings, table.rows[:MOST_ROWS], right)
     if len(table.rows) > MOST_ROWS:
         yield f"\n… and {len(table.rows) - MOST_ROWS} more rows in `report.html`."

@@ -23,6 +23,7 @@ from sweeper.contract.trial import Outcome, TrialProgress
 from sweeper.study.folder import StudyFolder
 from sweeper.study.masking import mask, mask_all
 from sweeper.study.records import StudyRecord, TrialRecord
+from sweeper.study.writing import thin
 
 RUN_STATUS = {
     Outcome.COMPLETED: "FINISHED",
@@ -145,8 +146,8 @@ def shown_metrics(measurements: Mapping[str, float | None]) -> dict[str, float]:
 
 def curves(progress: Sequence[TrialProgress], start_ms: int) -> list[Point]:
     """The progress lines as `curve/…` metrics over optimizer steps, at most POINTS_PER_CURVE each."""
-    steps = _thinned([line for line in progress if line.event == "step"])
-    evaluations = _thinned([line for line in progress if line.event == "eval"])
+    steps = thin([line for line in progress if line.event == "step"], POINTS_PER_CURVE)
+    evaluations = thin([line for line in progress if line.event == "eval"], POINTS_PER_CURVE)
     return [
         Point(f"curve/{name}", value, start_ms + round(line.time_s * 1000), line.step)
         for line in (*steps, *evaluations)
@@ -228,15 +229,6 @@ def _curve_values(line: TrialProgress) -> Iterator[tuple[str, float | None]]:
     yield "grad_norm", line.grad_norm
     if line.tokens is not None and line.step_time_s:
         yield "tokens_per_s", line.tokens / line.step_time_s
-
-
-def _thinned(lines: list[TrialProgress]) -> list[TrialProgress]:
-    """Evenly spaced lines with the first and the last among them."""
-    surplus = len(lines) - POINTS_PER_CURVE
-    if surplus <= 0:
-        return lines
-    spacing = (len(lines) - 1) / (POINTS_PER_CURVE - 1)
-    return [lines[round(index * spacing)] for index in range(POINTS_PER_CURVE)]
 
 
 def _setting(config: Mapping[str, Any], key: str) -> Any:
