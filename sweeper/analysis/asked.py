@@ -145,8 +145,6 @@ def _in_words(name: str, value: Any, current: Sequence[Any]) -> str:
     now = " or ".join(dict.fromkeys(map(str, current)))
     if name in ("model", "data"):
         return "another base model" if name == "model" else "other data"
-    if name == "threads":
-        return f"{value} threads, not {now}"
     return f"{value}, not {now}" if name == "device" else f"{name} {value}, not {now}"
 
 

@@ -111,7 +111,10 @@ def _cell(study: OpenStudy, wanted: int | None) -> MeasuredCell:
         found = [cell for cell in study.choice.cells if wanted in {trial.number for trial in cell.completed}]
         if not found:
             numbers = [str(trial.number) for cell in study.choice.cells for trial in cell.completed]
-            rule, remedy = "production.trial must be a completed trial", f"take one of {', '.join(numbers)}"
+            out = [item.why for item in study.choice.ranking.left_out if item.record.number == wanted]
+            more = f" that is not left out ({out[0]})" if out else ""
+            rule = f"production.trial must be a completed trial{more}"
+            remedy = f"take one of {', '.join(numbers)}"
             raise ConfigurationError([(Problem(rule, "production.trial", str(wanted), remedy), "")])
         return found[0]
     if study.choice.best is None:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 
 from sweeper.contract.config import Config
-from sweeper.contract.measurements import METRICS
+from sweeper.contract.measurements import METRICS, PRICE
 from sweeper.contract.metrics import CUDA
 from sweeper.contract.study_config import duration_s
 from sweeper.contract.trial import Problem
@@ -43,15 +43,19 @@ def check_measured(config: Config, dimensions: Dimensions, machine: Machine) -> 
                 metric,
                 "run on a CUDA device, or take another metric",
             )
-    for option, count in (
-        ("evaluate.generate", config.evaluate.generate),
-        ("evaluate.general", config.evaluate.general),
+    general, generate, price = (
+        config.evaluate.general, config.evaluate.generate, config.hardware.price_per_hour
+    )  # fmt: skip
+    for option, value, is_given, remedy in (
+        ("evaluate.generate", generate, generate > 0, "give evaluate.generate=32"),
+        ("evaluate.general", general, general > 0, "give evaluate.general=32"),
+        (f"hardware.{PRICE}", price, price is not None, f"give hardware.{PRICE}=…"),
     ):
         needing = [metric for metric in asked if _need(metric) == option]
-        if needing and not count and option not in dimensions:
+        if needing and not is_given and option not in dimensions:
             keys = list(dict.fromkeys(key for metric in needing for key in asked[metric]))
-            rule_said = f"{' and '.join(needing)} ({', '.join(keys)}) must be measured, which needs {option}"
-            yield Problem(rule_said, option, str(count), f"give {option}=32")
+            said = f"{' and '.join(needing)} ({', '.join(keys)}) must be measured, which needs {option}"
+            yield Problem(said, option, "null" if value is None else str(value), remedy)
 
 
 def _need(metric: str) -> str:
@@ -91,13 +95,6 @@ def objective(config: Config, dimensions: Dimensions, strategy: str) -> Iterator
                 item.key,
                 item.metric,
                 f"take one of {', '.join(METRICS)}",
-            )
-        if item.metric == "cost_per_million_tokens" and config.hardware.price_per_hour is None:
-            yield Problem(
-                "cost_per_million_tokens needs the price of the device",
-                "hardware.price_per_hour",
-                "null",
-                "give hardware.price_per_hour=…",
             )
     names = [item.metric for item in asked]
     for name in sorted({name for name in names if names.count(name) > 1}):

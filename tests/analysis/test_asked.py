@@ -54,9 +54,9 @@ def left_out(study: StudyFolder) -> dict[int, str]:
         ({"data": "d2"}, "other data"),
         ({"model": "m2"}, "another base model"),
         ({"device": "cpu B"}, "cpu B, not cpu A"),
-        ({"threads": "4"}, "4 threads, not 2"),
+        ({"threads": "4"}, "threads 4, not 2"),
         ({"versions": {"torch": "2.8.0", "peft": "0.21.2"}}, "torch 2.8.0, not 2.13.0"),
-        ({"data": "d2", "threads": "4"}, "other data, 4 threads, not 2"),
+        ({"data": "d2", "threads": "4"}, "other data, threads 4, not 2"),
     ],
 )
 def test_what_differs_from_the_study_is_left_out_with_its_reason(

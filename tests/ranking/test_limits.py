@@ -115,3 +115,9 @@ def test_every_shape_of_a_constraint_says_the_same_of_a_trial(name: str) -> None
     assert violations(bad, rule.with_limits({name: needed}), 1.0) == []
     assert violations(bad, rule.with_limits({name: None}), 1.0) == []
     assert constraint.sentence() in rule.sentence()
+
+
+def test_a_limit_on_costs_needs_the_price_of_the_device(tmp_path: Path) -> None:
+    done = sweeper(tmp_path, "-m", "lora.r=4,8", "constraint.at_most=[cost_per_million_tokens:1]")
+    assert done.returncode == 2 and "1 mistake in" in done.stderr
+    assert "hardware.price_per_hour is null: give hardware.price_per_hour=…" in done.stderr
