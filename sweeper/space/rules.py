@@ -54,7 +54,8 @@ def check_measured(config: Config, dimensions: Dimensions, machine: Machine) -> 
         needing = [metric for metric in asked if _need(metric) == option]
         if needing and not is_given and option not in dimensions:
             keys = list(dict.fromkeys(key for metric in needing for key in asked[metric]))
-            said = f"{' and '.join(needing)} ({', '.join(keys)}) must be measured, which needs {option}"
+            need = "needs" if len(needing) == 1 else "need"
+            said = f"{' and '.join(needing)} ({', '.join(keys)}) {need} {option}"
             yield Problem(said, option, "null" if value is None else str(value), remedy)
 
 
