@@ -17,8 +17,8 @@ from enum import StrEnum
 from typing import Any
 
 from sweeper.contract.measurements import Measurements
+from sweeper.contract.metrics import GIB as GIB
 
-GIB = 2**30
 MISSHAPEN = (ValueError, TypeError, KeyError, AttributeError)
 """What reading a file raises that holds no JSON, or JSON of another shape."""
 

@@ -50,10 +50,11 @@ def _named(numbers: list[int]) -> str:
 
 
 def environment(study: OpenStudy) -> Section:
-    """What the trials ran under; a value that differs between trials is shown with each of its values."""
+    """What the judged trials ran under; a value that differs between them is shown with each value."""
     seen: dict[str, dict[str, None]] = {}
+    left_out = {item.record.number for item in study.choice.ranking.left_out}
     for record in study.trials:
-        if record.result is not None:
+        if record.result is not None and record.number not in left_out:
             for name, value in _flat(record.result.environment):
                 seen.setdefault(name, {})[UNKNOWN if value is None else str(value)] = None
     rows = [("sweeper", study.record.sweeper_version or UNKNOWN), ("command", study.record.command)]
