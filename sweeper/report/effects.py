@@ -5,7 +5,7 @@ from __future__ import annotations
 from sweeper.analysis.choice import Choice
 from sweeper.analysis.effects import Effect
 from sweeper.contract.measurements import MAIN_METRICS, METRICS
-from sweeper.report import figures
+from sweeper.report.changes import effect_bars, interaction_map
 from sweeper.report.content import Section, Table
 from sweeper.study.units import UNKNOWN, change_text
 
@@ -26,7 +26,7 @@ def effects(choice: Choice) -> Section:
         "the cell before completed in its memory and time, gained those of which only the cell after did.",
     ]
     cut = found[:MOST_BARS]
-    drawn = [figures.effect_bars(cut, metric) for metric in MAIN_METRICS]
+    drawn = [effect_bars(cut, metric) for metric in MAIN_METRICS]
     headings = ("switch", "from", "to", *MAIN_HEADINGS, "pairs", "lost", "gained")
     table = Table(headings, [_row(effect) for effect in choice.effects], frozenset({"switch", "from", "to"}))
     return Section("effects", title, lines, [figure for figure in drawn if any(figure.data[0]["x"])], [table])
@@ -58,7 +58,7 @@ def interplay(choice: Choice) -> Section | None:
         "How far two changes together lie from what each does alone. Throughput: percent on the product of "
         "both ratios. Memory: MiB on the sum of both differences. 0 means that they do not touch each other."
     ]
-    drawn = [figures.interaction_map(found, metric) for metric in ("tokens_per_s", "peak_memory_bytes")]
+    drawn = [interaction_map(found, metric) for metric in ("tokens_per_s", "peak_memory_bytes")]
     headings = ("first", "second", *MAIN_HEADINGS, "squares")
     rows = [
         (
