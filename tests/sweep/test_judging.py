@@ -82,6 +82,18 @@ def test_trials_on_other_data_are_no_repeats_of_a_cell(changed: Path) -> None:
     assert [bool(row["rank"] or row["violations"]) for row in rows] == [False, False, True, True]
 
 
+def test_losses_on_earlier_data_are_no_reference_for_new_trials(changed: Path) -> None:
+    import optuna
+
+    edited = StudyFolder(changed / "as edited")
+    known = optuna.load_study(
+        study_name=study(changed).path.name, storage=f"sqlite:///{edited.optuna}"
+    ).trials
+    earlier, loss = (trials(changed)[number].metric("eval_loss") for number in (0, 2))
+    assert earlier is not None and loss is not None and earlier < loss, "else nothing is shown"
+    assert known[2].constraints["eval_loss_within"] == pytest.approx(loss - loss * 1.05), "its own, the first"
+
+
 def test_the_trials_of_the_earlier_data_count_again_once_it_is_back(changed: Path) -> None:
     from mlflow import MlflowClient
 
