@@ -11,6 +11,7 @@ from typing import Any
 
 from sweeper.contract.trial import Outcome
 from trainers.data.batches import Plan
+from trainers.loops.parts import Training
 from trainers.meters.journal import Journal
 from trainers.meters.phases import Meters
 from trainers.meters.speed import Speed, median_rate, quartiles
@@ -43,7 +44,7 @@ def read_stop(path: Path) -> Ending | None:
 
 @dataclass
 class Recorder:
-    """The steps of one training run, as both loops report them.
+    """The steps of one training run, as both loops report them, after those it was made with.
 
     A loop calls `begin` once, then `end` after every optimizer step. A step's time runs from the end of
     `begin` or of the `end` before it, so that fetching its batches counts and recording does not.
@@ -53,10 +54,12 @@ class Recorder:
     meters: Meters
     journal: Journal
     stop_file: Path
-    evaluate: Callable[[int], float]
-    """Takes and records the evaluation loss after a step."""
+    evaluate: Callable[[int], Ending | None]
+    """Takes and records the evaluation loss after a step; says whether training ends with it."""
     evaluate_every: int | None
     probe: Probe
+    attach: Callable[[Training], Ending | None] = lambda training: None
+    """Is given the training before its first step; says whether it had ended before."""
     times_s: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     """Loss per target token of each step."""
@@ -71,9 +74,11 @@ class Recorder:
         """Steps finished."""
         return len(self.times_s)
 
-    def begin(self) -> None:
-        """Start the clock of the first step."""
+    def begin(self, training: Training) -> bool:
+        """Start the clock of the first step. Whether there is one to take."""
+        self.ending = self.attach(training)
         self._began_s = self.meters.idle_s()
+        return self.ending is None
 
     def end(self, loss: Any, learning_rate: float, grad_norm: Any, skipped: bool) -> bool:
         """Record a step; `loss` and `grad_norm` may be tensors on the device. Whether to go on."""
@@ -94,7 +99,7 @@ class Recorder:
         )
         self.ending = self._diverged() or self._stopped()
         if self.ending is None and self._evaluation_is_due():
-            self.evaluate(self.steps)
+            self.ending = self.evaluate(self.steps)
         self._began_s = self.meters.idle_s()
         return self.ending is None
 

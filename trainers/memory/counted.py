@@ -16,7 +16,7 @@ from trainers.data.batches import plan
 from trainers.data.prepared import prepare_data
 from trainers.evaluation.loss import evaluation_loss, token_weighted_loss
 from trainers.evaluation.quality import general_examples
-from trainers.loops.choice import LOOPS
+from trainers.loops import LOOPS, Parts
 from trainers.memory.kernels import inner_bytes
 from trainers.memory.predict import as_prediction
 from trainers.memory.steps import SilentRecorder, describe_model, watched
@@ -45,8 +45,8 @@ def count(config: Config, cache_dir: Path) -> MemoryPrediction:
             optimizer = build_optimizer(model, arguments)
         with watched(model, optimizer, meter):
             evaluation_loss(model, data, config, where)
-            recorder: Any = SilentRecorder(lambda: None)
-            LOOPS[config.trainer](config, work, data, model, optimizer, arguments, recorder)
+            recorder: Any = SilentRecorder()
+            LOOPS[config.trainer](Parts(config, work, data, model, arguments, optimizer), recorder)
             evaluation_loss(model, data, config, where)
             if general is not None:
                 token_weighted_loss(model, general, data.collator, config, where)

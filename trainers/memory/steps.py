@@ -23,7 +23,7 @@ from torch.utils.hooks import RemovableHandle
 from sweeper.contract.config import BatchConfig, Config
 from trainers.data.batches import Batch, BatchSizes, Plan, batch_sizes
 from trainers.evaluation.loss import evaluation_batch, evaluation_loss
-from trainers.loops.choice import LOOPS
+from trainers.loops import LOOPS, Parts
 from trainers.memory.fakes import fake_tensors, quantization_constants
 from trainers.memory.storages import BETWEEN, StorageMeter
 from trainers.methods.optimizers import build_optimizer, state_tensors, training_arguments
@@ -124,7 +124,13 @@ def _kind(func: Any, args: tuple[Any, ...], tensor: torch.Tensor, vocabulary: in
 class SilentRecorder:
     """Takes the place of `trainers.loops.recorder.Recorder` in a loop whose figures do not matter."""
 
-    begin: Callable[[], None]
+    on_begin: Callable[[], None] = lambda: None
+    steps: int = 0
+
+    def begin(self, *_: Any) -> bool:
+        """Go on."""
+        self.on_begin()
+        return True
 
     def end(self, *_: Any) -> bool:
         """Go on."""
@@ -209,7 +215,7 @@ def dry_run(
 
             recorder: Any = SilentRecorder(begin)
             work = Plan(BatchSizes(sizes.micro, 1), list(range(sizes.micro)), [1], [1], [[1]])
-            LOOPS[config.trainer](config, work, data, model, optimizer, arguments, recorder)
+            LOOPS[config.trainer](Parts(config, work, data, model, arguments, optimizer), recorder)
     return model, optimizer
 
 
