@@ -45,8 +45,8 @@ def run_trial(folder: TrialFolder) -> None:
 
 
 def _result(spec: TrialSpec, folder: TrialFolder) -> TrialResult:
-    from trainers.methods.active import NotActiveError
     from trainers.production.run import open_production
+    from trainers.proof import NotActiveError
     from trainers.trial import Trial
 
     trial = open_production(spec, folder) if spec.production else Trial(spec, folder)

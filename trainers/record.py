@@ -14,7 +14,7 @@ from sweeper.contract.trial import Outcome, TrialResult, TrialSpec
 from trainers.loops.recorder import Recorder
 from trainers.meters import environment
 from trainers.meters.phases import Meters, PhaseRecord
-from trainers.methods import expected as claims
+from trainers.proof import find_qualifications
 
 REPORTED = ("load", "train", "eval")
 """Phases whose peak memory is a measurement of its own."""
@@ -44,7 +44,7 @@ class Record:
             measurements=self.measurements(),
             active=self.active,
             environment=environment.describe(self.device, self.meters.nvml),
-            definitions={**self.meters.definitions, **claims.qualifications(self.config, self.active)},
+            definitions={**self.meters.definitions, **find_qualifications(self.config, self.active)},
             traceback=traceback,
             started_at=self.started_at,
             ended_at=datetime.now(UTC).isoformat(),

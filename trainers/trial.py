@@ -13,11 +13,13 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 from transformers import set_seed
 
 from sweeper.contract.config import Config, from_dict
 from sweeper.contract.folder import TrialFolder
 from sweeper.contract.trial import Outcome, TrialResult, TrialSpec
+from trainers import proof
 from trainers.data.batches import plan
 from trainers.data.prepared import prepare_data
 from trainers.evaluation.loss import evaluation_loss
@@ -28,12 +30,12 @@ from trainers.meters import environment
 from trainers.meters.journal import Journal
 from trainers.meters.phases import Meters
 from trainers.meters.utilization import utilization
-from trainers.methods import active as activity
-from trainers.methods import expected as claims
 from trainers.methods import optimizers, precision
-from trainers.methods.adapters import add_adapter
-from trainers.methods.model import load_base, load_tokenizer, parameter_counts
+from trainers.model.layers import count_parameters
+from trainers.model.probe import Probe
+from trainers.model.source import load_tokenizer
 from trainers.record import Record
+from trainers.setup import build_model, training_arguments
 
 EVALUATED = (Outcome.COMPLETED, Outcome.PRUNED)
 """Outcomes of training after which the evaluation loss is taken."""
@@ -95,7 +97,6 @@ class Trial:
             self._conclude(parts, quality, journal, recorder.steps)
         if outcome is Outcome.COMPLETED and not is_probe:
             record.found["adapter_bytes"] = keeper.save(parts, quality)
-        self._refuse_false_names()
         return record.result(outcome, ending.reason if ending else None)
 
     def _load(self, journal: Journal, cache_dir: Path) -> tuple[Parts, Quality]:
@@ -108,16 +109,17 @@ class Trial:
             quality = prepare_quality(record.config, tokenizer, data.collator, cache_dir)
             config = record.config = self._keeper.configure(record.config, data)
             work = plan(config, data.train)
-            model = add_adapter(load_base(config, record.device), config)
-            arguments = optimizers.training_arguments(config, work.steps, self._folder.path)
-            optimizer = optimizers.build_optimizer(model, arguments)
+            model = build_model(config, record.device)
             self._describe_model(model)
+            arguments = training_arguments(config, work.steps, self._folder.path)
+            optimizer = optimizers.build_optimizer(model, arguments)
         return Parts(config, work, data, model, arguments, optimizer), quality
 
     def _recorder(self, parts: Parts, journal: Journal, is_probe: bool) -> Recorder:
         def evaluate(step: int) -> Ending | None:
             return self._keeper.keep(step, self._evaluate(parts, journal, step))
 
+        probe = Probe(parts.model)
         return Recorder(
             plan=parts.plan,
             meters=self._record.meters,
@@ -125,15 +127,21 @@ class Trial:
             stop_file=self._folder.stop,
             evaluate=evaluate,
             evaluate_every=None if is_probe else parts.config.evaluate.every_steps,
-            probe=activity.Probe(parts.model),
+            probe=probe,
+            judge=lambda: self._describe_step(probe, parts.optimizer),
             attach=self._keeper.attach,
             **self._keeper.past_steps(),
         )
 
     def _describe_model(self, model: nn.Module) -> None:
-        trainable, total = parameter_counts(model)
+        trainable, total = count_parameters(model)
         self._record.found |= {"trainable_parameters": trainable, "total_parameters": total}
-        self._record.active |= activity.model_activity(model, self._record.config)
+        self._record.active |= proof.describe_model(model, self._record.config)
+        self._refuse_false_names()
+
+    def _describe_step(self, probe: Probe, optimizer: Optimizer) -> None:
+        self._record.active |= proof.describe_step(probe) | proof.describe_optimizer(optimizer)
+        self._refuse_false_names()
 
     def _describe_training(self, recorder: Recorder, parts: Parts) -> None:
         record = self._record
@@ -142,8 +150,8 @@ class Trial:
             parts.model, parts.optimizer, parts.config, parts.plan, speed, record.device
         )
         record.found["optimizer_state_bytes"] = optimizers.state_bytes(parts.optimizer)
-        record.active |= activity.step_activity(recorder.probe, recorder.updates)
-        record.active |= activity.optimizer_activity(parts.optimizer)
+        record.active["weights_moved"] = recorder.probe.weights_moved() if recorder.updates else None
+        self._describe_step(recorder.probe, parts.optimizer)
 
     def _evaluate(self, parts: Parts, journal: Journal, step: int) -> float:
         with self._phase("eval", journal):
@@ -170,9 +178,10 @@ class Trial:
             record.found |= quality.after(parts.model, parts.config, record.device, before)
 
     def _refuse_false_names(self) -> None:
-        wrong = claims.mismatches(self._record.config, self._record.active)
+        """End the trial when a method is not among what was found active so far."""
+        wrong = proof.find_mismatches(self._record.config, self._record.active)
         if wrong:
-            raise activity.NotActiveError(wrong, self.result(Outcome.CRASHED, "; ".join(wrong)))
+            raise proof.NotActiveError(wrong, self.result(Outcome.CRASHED, "; ".join(wrong)))
 
     @contextmanager
     def _phase(self, name: str, journal: Journal) -> Iterator[None]:

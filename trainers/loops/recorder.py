@@ -15,7 +15,7 @@ from trainers.loops.parts import Training
 from trainers.meters.journal import Journal
 from trainers.meters.phases import Meters
 from trainers.meters.speed import Speed, median_rate, quartiles
-from trainers.methods.active import Probe
+from trainers.model.probe import Probe
 
 STOP_OUTCOMES = (Outcome.PRUNED, Outcome.TIMED_OUT, Outcome.CANCELLED)
 """Outcomes that a `stop` file may ask for; anything else in it cancels the trial."""
@@ -58,6 +58,9 @@ class Recorder:
     """Takes and records the evaluation loss after a step; says whether training ends with it."""
     evaluate_every: int | None
     probe: Probe
+    judge: Callable[[], None] = lambda: None
+    """Is called after the first step that was not skipped, when the probe has seen all that it watches for.
+    What it raises ends the training."""
     attach: Callable[[Training], Ending | None] = lambda training: None
     """Is given the training before its first step; says whether it had ended before."""
     times_s: list[float] = field(default_factory=list)
@@ -68,6 +71,7 @@ class Recorder:
     """Steps that had a learning rate above 0 and were not skipped."""
     ending: Ending | None = None
     _began_s: float = 0.0
+    _is_judged: bool = False
 
     @property
     def steps(self) -> int:
@@ -98,6 +102,9 @@ class Recorder:
             grad_norm=None if grad_norm is None else float(grad_norm),
         )
         self.ending = self._diverged() or self._stopped()
+        if not (self._is_judged or skipped or self.ending):
+            self._is_judged = True
+            self.judge()
         if self.ending is None and self._evaluation_is_due():
             self.ending = self.evaluate(self.steps)
         self._began_s = self.meters.idle_s()

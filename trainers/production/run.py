@@ -33,10 +33,10 @@ from trainers.meters import readers as memory_meters
 from trainers.meters.journal import progress_line
 from trainers.meters.phases import NOT_OF_A_TRIAL
 from trainers.methods.adapters import save_adapter
-from trainers.methods.model import model_path
-from trainers.methods.optimizers import portable_arguments
+from trainers.model.source import model_path
 from trainers.production.checkpoints import Checkpoints
 from trainers.record import Record
+from trainers.setup import portable_arguments
 from trainers.trial import Trial
 
 

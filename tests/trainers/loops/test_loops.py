@@ -22,9 +22,9 @@ from trainers.data.prepared import PreparedData, prepare_data
 from trainers.loops import Parts
 from trainers.loops import accelerate as accelerate_loop
 from trainers.methods import precision
-from trainers.methods.adapters import add_adapter
-from trainers.methods.model import load_base, load_tokenizer
-from trainers.methods.optimizers import build_optimizer, portable_arguments, training_arguments
+from trainers.methods.optimizers import build_optimizer
+from trainers.model.source import load_tokenizer
+from trainers.setup import build_model, portable_arguments, training_arguments
 
 RunTrial = Callable[..., tuple[TrialResult, TrialFolder]]
 MakeConfig = Callable[..., Config]
@@ -73,7 +73,7 @@ def _gradients(config: Config, data: PreparedData) -> list[torch.Tensor]:
     from accelerate import Accelerator
 
     torch.manual_seed(0)
-    model: nn.Module = add_adapter(load_base(config, precision.device(config)), config)
+    model: nn.Module = build_model(config, precision.device(config))
     accelerator, work = Accelerator(cpu=True), plan(config, data.train)
     arguments = training_arguments(config, work.steps, Path("unused"))
     parts = Parts(config, work, data, model, arguments, build_optimizer(model, arguments))
