@@ -153,7 +153,7 @@ def classifier(config: Any) -> Any:
     from transformers import AutoModelForSequenceClassification
 
     from trainers.memory.fakes import fake_base
-    from trainers.methods.model import load_config
+    from trainers.model.source import load_config
 
     class Classifier(torch.nn.Module):
         """Takes labels of tokens, as the loops give them, and trains on one per sequence."""
@@ -184,7 +184,7 @@ def predicted(case: Case) -> Any:
 
 def formulas(case: Case) -> dict[str, int]:
     """Four times the weights, and the closed form."""
-    from trainers.methods.model import load_config
+    from trainers.model.source import load_config
 
     config = configuration(case)
     model = load_config(config.model)
@@ -215,7 +215,7 @@ def _parameters(config: Any) -> int:
     import torch
     from transformers import AutoModel, initialization
 
-    from trainers.methods.model import load_config
+    from trainers.model.source import load_config
 
     with torch.device("meta"), initialization.no_init_weights():
         return sum(weight.numel() for weight in AutoModel.from_config(load_config(config.model)).parameters())

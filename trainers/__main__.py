@@ -45,11 +45,11 @@ def run_trial(folder: TrialFolder) -> None:
 
 
 def _result(spec: TrialSpec, folder: TrialFolder) -> TrialResult:
-    from trainers.methods.active import NotActiveError
-    from trainers.production.run import Production
+    from trainers.production.run import open_production
+    from trainers.proof import NotActiveError
     from trainers.trial import Trial
 
-    trial = Production(spec, folder) if spec.production else Trial(spec, folder)
+    trial = open_production(spec, folder) if spec.production else Trial(spec, folder)
     limit = MemoryLimit(trial.config.trial.memory_limit_gib, trial.device.type == "cuda")
     try:
         return trial.run()

@@ -8,17 +8,13 @@ As a side effect the tokenised data lies in the cache.
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import importlib.util
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase, Trainer
-from transformers.trainer_utils import SchedulerType
-from transformers.training_args import OptimizerNames
+from transformers import PreTrainedTokenizerBase
 
 from sweeper.contract.config import Config, DataConfig, ModelConfig, from_dict
 from sweeper.contract.json_files import read_json, write_json
@@ -28,22 +24,20 @@ from trainers.data.prepared import prepare_data
 from trainers.data.sources import DataError
 from trainers.evaluation.quality import prepare_quality
 from trainers.meters.environment import quiet_libraries
-from trainers.methods.adapters import check_targets, linear_names
-from trainers.methods.model import (
+from trainers.methods import METHODS, Method
+from trainers.model.source import (
+    LOADING_ERRORS,
     empty_model,
     has_weights,
     load_config,
     load_tokenizer,
     max_positions,
     model_path,
+    shorten,
 )
-from trainers.methods.optimizers import training_arguments
-from trainers.methods.precision import device
 
 LOCAL_PATHS = ("/", "./", "../")
 """How a path begins that can be no hub id."""
-LOADING_ERRORS = (OSError, ValueError, ImportError, KeyError)
-"""What `from_pretrained` and `from_config` raise for a model that cannot be had."""
 
 
 @dataclass(frozen=True)
@@ -78,15 +72,13 @@ class _Preparation:
 
     def cell(self, config: Config) -> Prepared:
         model_problems = self._once(("model", config.model), lambda: _model_problems(config.model))
-        problems = [*model_problems, *_optimizer_problems(config), *_quantization_problems(config)]
+        problems = [*model_problems, *(problem for method in METHODS for problem in method.check(config))]
         if model_problems:
             return Prepared(tuple(problems), None, None)
         data_problems, data_fingerprint = self._data(config)
         problems += data_problems
-        problems += self._once(("targets", config.model, config.lora), lambda: _target_problems(config))
-        problems += self._once(
-            ("attention", config.model, config.attention, config.trial.device), lambda: _attention(config)
-        )
+        for method in METHODS:
+            problems += self._on_model(method, config)
         fingerprint = self._once(
             ("fingerprint", config.model),
             lambda: model_fingerprint(config.model, model_path(config.model), self._cache_dir),
@@ -97,6 +89,13 @@ class _Preparation:
         found: tuple[list[Problem], str | None] = self._once(
             ("data", config.model, config.data, config.evaluate),
             lambda: _data_problems(config, self._cache_dir),
+        )
+        return found
+
+    def _on_model(self, method: Method, config: Config) -> list[Problem]:
+        looked_at = [getattr(config, name) for name in method.check_looks_at]
+        found: list[Problem] = self._once(
+            (method.name, *looked_at), lambda: list(method.check_on_model(config))
         )
         return found
 
@@ -127,7 +126,7 @@ def _model_problems(model: ModelConfig) -> list[Problem]:
         except LOADING_ERRORS as error:
             return [
                 Problem(
-                    f"the model must be a causal language model that transformers can load: {_first(error)}",
+                    f"the model must be a causal language model that transformers can load: {shorten(error)}",
                     "model.path",
                     model.path,
                     "give a folder written by save_pretrained, or a hub id (with model.revision, and "
@@ -146,11 +145,6 @@ def _weights_are_there(model: ModelConfig) -> bool:
     return has_weights(model) or not (folder / "config.json").is_file()
 
 
-def _first(error: BaseException) -> str:
-    """The beginning of a library's message, on one line."""
-    return " ".join(str(error).split())[:300]
-
-
 def _data_problems(config: Config, cache_dir: Path) -> tuple[list[Problem], str | None]:
     """Problems of the data, or its fingerprint once its tokens lie in the cache."""
     too_long = _length_problem(config)
@@ -164,7 +158,7 @@ def _data_problems(config: Config, cache_dir: Path) -> tuple[list[Problem], str 
         return [_data_problem(config.data, problem) for problem in error.problems], None
     except Exception as error:  # noqa: BLE001 - what the readers raise for bytes they cannot read is no closed set
         traceback.print_exc()
-        rule = f"the data must be readable row by row, but gives {type(error).__name__}: {_first(error)}"
+        rule = f"the data must be readable row by row, but gives {type(error).__name__}: {shorten(error)}"
         return [Problem(rule, "data.path", config.data.path, "correct or convert the data")], None
     return [], _with_general_text(config.data, prepared.fingerprint, cache_dir)
 
@@ -196,94 +190,3 @@ def _length_problem(config: Config) -> list[Problem]:
             f"lower it to {positions} or less",
         )
     ]
-
-
-def _target_problems(config: Config) -> list[Problem]:
-    try:
-        missing = check_targets(config)
-    except ValueError as error:
-        rule, _, remedy = str(error).rpartition(": ")
-        return [Problem(rule, "lora.target_modules", str(config.lora.target_modules), remedy)]
-    names = sorted(linear_names(empty_model(config.model))) if missing else []
-    return [
-        Problem(
-            f"lora.target_modules must name modules that {config.model.path} has",
-            "lora.target_modules",
-            name,
-            f"name linear layers, of {', '.join(names)}",
-        )
-        for name in missing
-    ]
-
-
-def _attention(config: Config) -> list[Problem]:
-    if config.attention == "flash_attention_2" and not _has_flash_attention(config):
-        return []  # the rules of the driver have said so
-    try:
-        empty_model(config.model, config.attention)
-    except LOADING_ERRORS as error:
-        return [
-            Problem(
-                f"the model's class must support the attention kernel: {_first(error)}",
-                "attention",
-                config.attention,
-                "set attention=sdpa or attention=eager",
-            )
-        ]
-    return []
-
-
-def _has_flash_attention(config: Config) -> bool:
-    return device(config).type == "cuda" and importlib.util.find_spec("flash_attn") is not None
-
-
-def _quantization_problems(config: Config) -> list[Problem]:
-    if config.quantization == "none":
-        return []
-    if importlib.util.find_spec("bitsandbytes") is None:
-        rule, remedy = "quantization needs the package bitsandbytes", "install bitsandbytes"
-    elif config.quantization == "int8" and config.lora.use_dora and device(config).type == "cpu":
-        # peft's reading of int8 weights on CPU drops their scales (peft 0.21, bitsandbytes 0.50)
-        rule, remedy = (
-            "lora.use_dora on int8 weights needs CUDA",
-            "use quantization=nf4 or lora.use_dora=false",
-        )
-    else:
-        return []
-    return [Problem(rule, "quantization", config.quantization, remedy)]
-
-
-def _optimizer_problems(config: Config) -> list[Problem]:
-    schedules = [item.value for item in SchedulerType]
-    optimizers = [item.value for item in OptimizerNames]
-    problems = [
-        *_unknown_name("optim", config.optim, optimizers),
-        *_unknown_name("train.lr_scheduler_type", config.train.lr_scheduler_type, schedules),
-    ]
-    return problems or _optimizer_import(config)
-
-
-def _unknown_name(key: str, value: str, known: Iterable[str]) -> list[Problem]:
-    names = list(known)
-    if value in names:
-        return []
-    near = difflib.get_close_matches(value, names, n=3, cutoff=0.5) or names
-    return [Problem(f"{key} must be a name that transformers knows", key, value, f"one of {', '.join(near)}")]
-
-
-def _optimizer_import(config: Config) -> list[Problem]:
-    """Whether the package behind the optimizer is there and takes `train.optim_args`."""
-    on_cpu = dataclasses.replace(config.trial, device="cpu")
-    neutral = dataclasses.replace(config, trial=on_cpu, precision="fp32")
-    try:
-        Trainer.get_optimizer_cls_and_kwargs(training_arguments(neutral, steps=1, folder=Path()))
-    except (ImportError, ValueError, KeyError, AttributeError) as error:
-        return [
-            Problem(
-                f"the optimizer must be usable here: {_first(error)}",
-                "optim",
-                config.optim,
-                "install the package that it names, correct train.optim_args, or take another optimizer",
-            )
-        ]
-    return []

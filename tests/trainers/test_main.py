@@ -16,7 +16,8 @@ from sweeper.contract.config import Config
 from sweeper.contract.folder import TrialFolder
 from sweeper.contract.trial import Outcome, TrialSpec
 from trainers import __main__ as main
-from trainers import process, trial
+from trainers import process
+from trainers.loops import LOOPS, Parts, Recorder
 
 MakeConfig = Callable[..., Config]
 
@@ -66,21 +67,22 @@ def failing(
 def test_failed_attempt_holds_no_memory_while_it_is_tried_again(
     failing: tuple[TrialSpec, TrialFolder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loop, alive = trial.LOOPS["accelerate"], list[weakref.ref[nn.Module]]()
+    loop, alive = LOOPS["accelerate"], list[weakref.ref[nn.Module]]()
     seen: list[bool] = []
 
-    def train(config: Config, plan: Any, data: Any, model: nn.Module, *rest: Any) -> None:
+    def train(parts: Parts, recorder: Recorder) -> None:
+        model: Any = parts.model
         seen.extend(ref() is not None for ref in alive)
         alive.append(weakref.ref(model))
         if len(alive) == 1:
-            model.itself = [model.forward]  # type: ignore[assignment]  # a cycle, as closures make them
+            model.itself = [model.forward]  # a cycle, as closures make them
             try:
                 raise OSError
             except OSError as error:
                 raise RuntimeError("not enough memory") from error
-        loop(config, plan, data, model, *rest)
+        loop(parts, recorder)
 
-    monkeypatch.setitem(trial.LOOPS, "accelerate", train)
+    monkeypatch.setitem(LOOPS, "accelerate", train)
     gc.disable()  # what is let go must not depend on when the collector comes by
     try:
         result = main._result(*failing)
@@ -97,6 +99,6 @@ def test_error_that_comes_again_without_the_limit_is_no_matter_of_memory(
     def train(*_: Any) -> None:
         raise RuntimeError("shapes differ")
 
-    monkeypatch.setitem(trial.LOOPS, "accelerate", train)
+    monkeypatch.setitem(LOOPS, "accelerate", train)
     result = main._result(*failing)
     assert (result.outcome, result.reason) == (Outcome.CRASHED, "RuntimeError: shapes differ")

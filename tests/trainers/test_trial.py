@@ -13,6 +13,7 @@ from sweeper.contract.config import Config
 from sweeper.contract.folder import TrialFolder
 from sweeper.contract.trial import Outcome, TrialResult, TrialSpec
 from trainers import trial
+from trainers.loops import LOOPS
 
 RunTrial = Callable[..., tuple[TrialResult, TrialFolder]]
 DIVERGING = {"adapter": "full", "train.learning_rate": 1e30, "train.max_grad_norm": 0.0}
@@ -122,7 +123,7 @@ def test_what_was_measured_survives_an_exception(
     def fails(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setitem(trial.LOOPS, "accelerate", fails)
+    monkeypatch.setitem(LOOPS, "accelerate", fails)
     config = make_config().to_dict()
     spec = TrialSpec("test", 0, "key", config, cache_dir=str(cache_dir))
     folder = TrialFolder(tmp_path / "trial")

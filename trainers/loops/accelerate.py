@@ -8,48 +8,34 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import nn
-from torch.optim import Optimizer
-from transformers import TrainingArguments, set_seed
+from transformers import set_seed
 
-from sweeper.contract.config import Config
-from trainers.data.batches import Batch, Plan, loader
-from trainers.data.prepared import PreparedData
-from trainers.loops.keeper import Keeper, Training
+from trainers.data.batches import Batch, loader
+from trainers.loops.parts import Parts, Training
 from trainers.loops.recorder import Recorder
 from trainers.methods.optimizers import build_scheduler
 from trainers.methods.precision import mixed_precision
 
 
-def train(
-    config: Config,
-    plan: Plan,
-    data: PreparedData,
-    model: nn.Module,
-    optimizer: Optimizer,
-    arguments: TrainingArguments,
-    recorder: Recorder,
-    keeper: Keeper | None = None,
-) -> None:
-    """Carry out the plan, step by step, until it is done or the recorder says stop.
-
-    With a `keeper` it goes on after the last step that is kept, and can be kept after each.
+def train(parts: Parts, recorder: Recorder) -> None:
+    """Carry out the plan after the steps that the recorder knows, until it is done or the recorder says stop.
 
     The loss of a step is the sum over its target tokens divided by their number in the whole effective
     batch: gradients equal those of one large batch, however it is cut into micro batches.
     """
-    accelerator = Accelerator(cpu=arguments.use_cpu, mixed_precision=mixed_precision(config))
+    config, model, optimizer = parts.config, parts.model, parts.optimizer
+    accelerator = Accelerator(cpu=parts.arguments.use_cpu, mixed_precision=mixed_precision(config))
     wrapped, stepper = accelerator.prepare(model, optimizer)
-    scheduler = build_scheduler(optimizer, arguments)
+    scheduler = build_scheduler(optimizer, parts.arguments)
     parameters = [weight for weight in model.parameters() if weight.requires_grad]
     set_seed(config.train.seed)
     wrapped.train()
     stepper.train()
-    first = keeper.steps if keeper else 0
-    batches = _on_device(plan, data, accelerator.device, first)
-    if keeper is not None:  # last of all: making the batches' iterator draws random numbers
-        keeper.attach(Training(model, optimizer, scheduler, accelerator.scaler))
-    recorder.begin()
-    for targets in plan.micro_targets[first:]:
+    done = recorder.steps
+    batches = _on_device(parts, accelerator.device, done)
+    # last of all: making the batches' iterator draws random numbers
+    go_on = recorder.begin(Training(model, optimizer, scheduler, accelerator.scaler))
+    for targets in parts.plan.micro_targets[done:] if go_on else ():
         loss = _accumulate(accelerator, wrapped, batches, targets)
         grad_norm = _clip(accelerator, parameters, config.train.max_grad_norm)
         stepper.step()
@@ -80,8 +66,9 @@ def _clip(accelerator: Accelerator, parameters: list[nn.Parameter], max_norm: fl
     return accelerator.clip_grad_norm_(parameters, max_norm) if max_norm > 0 else None
 
 
-def _on_device(plan: Plan, data: PreparedData, device: torch.device, first: int = 0) -> Iterator[Batch]:
-    """The batches of the steps after the first `first`."""
-    pinned, indices = device.type == "cuda", plan.indices[first * plan.sizes.effective :]
+def _on_device(parts: Parts, device: torch.device, done: int = 0) -> Iterator[Batch]:
+    """The batches of the steps after the first `done`."""
+    plan, data, pinned = parts.plan, parts.data, device.type == "cuda"
+    indices = plan.indices[done * plan.sizes.effective :]
     batches = iter(loader(data.train, indices, plan.sizes.micro, data.collator, pin_memory=pinned))
     return ({name: each.to(device, non_blocking=pinned) for name, each in batch.items()} for batch in batches)

@@ -5,38 +5,29 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
-from torch.optim import Optimizer
 from torch.utils.data import Sampler, SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from sweeper.contract.config import Config
-from trainers.data.batches import OrderedExamples, Plan
-from trainers.data.prepared import PreparedData
+from trainers.data.batches import OrderedExamples
+from trainers.loops.parts import Parts, Training
 from trainers.loops.recorder import Recorder
 from trainers.methods.optimizers import build_scheduler
 
 
-def train(
-    config: Config,
-    plan: Plan,
-    data: PreparedData,
-    model: nn.Module,
-    optimizer: Optimizer,
-    arguments: TrainingArguments,
-    recorder: Recorder,
-) -> None:
+def train(parts: Parts, recorder: Recorder) -> None:
     """Carry out the plan, step by step, until it is done or the recorder says stop."""
+    scheduler = build_scheduler(parts.optimizer, parts.arguments)
     trainer = PlannedTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=OrderedExamples(data.train, plan.indices),
-        data_collator=data.collator,
-        optimizers=(optimizer, build_scheduler(optimizer, arguments)),
+        model=parts.model,
+        args=parts.arguments,
+        train_dataset=OrderedExamples(parts.data.train, parts.plan.indices),
+        data_collator=parts.data.collator,
+        optimizers=(parts.optimizer, scheduler),
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(_RecorderCallback(trainer, recorder))
+    training = Training(parts.model, parts.optimizer, scheduler)
+    trainer.add_callback(_RecorderCallback(trainer, recorder, training))
     trainer.train()
 
 
@@ -65,15 +56,16 @@ class PlannedTrainer(Trainer):
 
 
 class _RecorderCallback(TrainerCallback):
-    def __init__(self, trainer: PlannedTrainer, recorder: Recorder) -> None:
+    def __init__(self, trainer: PlannedTrainer, recorder: Recorder, training: Training) -> None:
         self._trainer = trainer
         self._recorder = recorder
+        self._training = training
         self._learning_rate = 0.0
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        self._recorder.begin()
+        self._recorder.begin(self._training)
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any

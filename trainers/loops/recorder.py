@@ -12,9 +12,10 @@ from typing import Any
 from sweeper.contract.speed import Speed, measure_speed
 from sweeper.contract.trial import Outcome
 from trainers.data.batches import Plan
+from trainers.loops.parts import Training
 from trainers.meters.journal import Journal
 from trainers.meters.phases import Meters
-from trainers.methods.active import Probe
+from trainers.model.probe import Probe
 
 STOP_OUTCOMES = (Outcome.PRUNED, Outcome.TIMED_OUT, Outcome.CANCELLED)
 """Outcomes that a `stop` file may ask for; anything else in it cancels the trial."""
@@ -43,7 +44,7 @@ def read_stop(path: Path) -> Ending | None:
 
 @dataclass
 class Recorder:
-    """The steps of one training run, as both loops report them.
+    """The steps of one training run, as both loops report them, after those it was made with.
 
     A loop calls `begin` once, then `end` after every optimizer step. A step's time runs from the end of
     `begin` or of the `end` before it, so that fetching its batches counts and recording does not.
@@ -53,10 +54,15 @@ class Recorder:
     meters: Meters
     journal: Journal
     stop_file: Path
-    evaluate: Callable[[int], float]
-    """Takes and records the evaluation loss after a step."""
+    evaluate: Callable[[int], Ending | None]
+    """Takes and records the evaluation loss after a step; says whether training ends with it."""
     evaluate_every: int | None
     probe: Probe
+    judge: Callable[[], None] = lambda: None
+    """Is called after the first step that was not skipped, when the probe has seen all that it watches for.
+    What it raises ends the training."""
+    attach: Callable[[Training], Ending | None] = lambda training: None
+    """Is given the training before its first step; says whether it had ended before."""
     times_s: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     """Loss per target token of each step."""
@@ -65,15 +71,18 @@ class Recorder:
     """Steps that had a learning rate above 0 and were not skipped."""
     ending: Ending | None = None
     _began_s: float = 0.0
+    _is_judged: bool = False
 
     @property
     def steps(self) -> int:
         """Steps finished."""
         return len(self.times_s)
 
-    def begin(self) -> None:
-        """Start the clock of the first step."""
+    def begin(self, training: Training) -> bool:
+        """Start the clock of the first step. Whether there is one to take."""
+        self.ending = self.attach(training)
         self._began_s = self.meters.idle_s()
+        return self.ending is None
 
     def end(self, loss: Any, learning_rate: float, grad_norm: Any, skipped: bool) -> bool:
         """Record a step; `loss` and `grad_norm` may be tensors on the device. Whether to go on."""
@@ -93,8 +102,11 @@ class Recorder:
             grad_norm=None if grad_norm is None else float(grad_norm),
         )
         self.ending = self._diverged() or self._stopped()
+        if not (self._is_judged or skipped or self.ending):
+            self._is_judged = True
+            self.judge()
         if self.ending is None and self._evaluation_is_due():
-            self.evaluate(self.steps)
+            self.ending = self.evaluate(self.steps)
         self._began_s = self.meters.idle_s()
         return self.ending is None
 

@@ -16,16 +16,16 @@ from trainers.data.batches import plan
 from trainers.data.prepared import prepare_data
 from trainers.evaluation.loss import evaluation_loss, token_weighted_loss
 from trainers.evaluation.quality import general_examples
-from trainers.loops.choice import LOOPS
+from trainers.loops import LOOPS, Parts
 from trainers.memory.kernels import inner_bytes
 from trainers.memory.predict import as_prediction
 from trainers.memory.steps import SilentRecorder, describe_model, watched
 from trainers.memory.storages import StorageMeter
 from trainers.meters.environment import quiet_libraries
-from trainers.methods.adapters import add_adapter
-from trainers.methods.model import load_base, load_tokenizer
-from trainers.methods.optimizers import build_optimizer, training_arguments
+from trainers.methods.optimizers import build_optimizer
 from trainers.methods.precision import device
+from trainers.model.source import load_tokenizer
+from trainers.setup import build_model, training_arguments
 
 
 def count(config: Config, cache_dir: Path) -> MemoryPrediction:
@@ -39,14 +39,14 @@ def count(config: Config, cache_dir: Path) -> MemoryPrediction:
     meter = StorageMeter(inner_bytes=inner_bytes(where.type == "cuda"))
     with meter:
         with meter.during("load", "weights"):
-            model = add_adapter(load_base(config, where), config)
+            model = build_model(config, where)
             describe_model(model, meter)
             arguments = training_arguments(config, work.steps, Path("unused"))
             optimizer = build_optimizer(model, arguments)
         with watched(model, optimizer, meter):
             evaluation_loss(model, data, config, where)
-            recorder: Any = SilentRecorder(lambda: None)
-            LOOPS[config.trainer](config, work, data, model, optimizer, arguments, recorder)
+            recorder: Any = SilentRecorder()
+            LOOPS[config.trainer](Parts(config, work, data, model, arguments, optimizer), recorder)
             evaluation_loss(model, data, config, where)
             if general is not None:
                 token_weighted_loss(model, general, data.collator, config, where)

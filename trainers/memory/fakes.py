@@ -22,17 +22,15 @@ from transformers import (
     initialization,
     masking_utils,
 )
-from transformers.quantizers.auto import AutoHfQuantizer
 
 from sweeper.contract.config import Config
 from trainers.memory.remembered import RememberingFakeMode
-from trainers.methods.model import configure, load_config, quantization
+from trainers.methods.attention import build_fake
 from trainers.methods.precision import weights_dtype
-
-NF4_BLOCK = 64
-"""Weights per scale: `blocksize` of bitsandbytes.functional.quantize_4bit (arXiv 2305.14314, section 3)."""
-NF4_STATISTICS_BLOCK = 256
-"""Scales per scale of the double quantisation, in the same function."""
+from trainers.methods.quantization import replace_layers
+from trainers.methods.quantization_cost import is_packed, pack
+from trainers.model.source import load_config
+from trainers.setup import configure
 
 
 @contextmanager
@@ -66,7 +64,7 @@ def _apply(module: nn.Module, convert: Any, recurse: bool = True) -> nn.Module:
 def fake_base(
     config: Config, model_config: PretrainedConfig | None = None, model_class: Any = None
 ) -> PreTrainedModel:
-    """What `trainers.methods.model.load_base` returns, of fake tensors. Raises as `from_config` does.
+    """What `trainers.setup.load_base` returns, of fake tensors. Raises as `from_config` does.
 
     Must be called within `fake_tensors`. `model_class`: in place of the causal language model.
     """
@@ -74,20 +72,19 @@ def fake_base(
     with unset_fake_temporarily(), torch.device("meta"), initialization.no_init_weights():
         model = _without_weights(config, loaded, model_class or _class(loaded))
         model.tie_weights()  # not done without weights to initialise
-        quantizer = _replace_layers(model, config)
+        quantizer = replace_layers(model, config)
     _give_storage(model)
     if quantizer is not None:
-        _pack(model, config)
+        pack(model, config)
         quantizer.postprocess_model(model)
         model.hf_quantizer = quantizer
     return configure(model.eval(), config)
 
 
 def _without_weights(config: Config, model_config: PretrainedConfig, model_class: Any) -> PreTrainedModel:
-    """The model class with its own attention; for FlashAttention-2 torch's fused one stands in, also in
-    classes that do not support it."""
+    """The model class with its own attention."""
 
-    def built(attention: str) -> PreTrainedModel:
+    def build(attention: str) -> PreTrainedModel:
         found: PreTrainedModel = model_class.from_config(
             model_config,
             trust_remote_code=config.model.trust_remote_code,
@@ -96,35 +93,13 @@ def _without_weights(config: Config, model_config: PretrainedConfig, model_class
         )
         return found
 
-    if config.attention == "eager":
-        return built("eager")
-    try:
-        return built("sdpa")
-    except ValueError as error:
-        model = built("eager")
-        if config.attention == "sdpa" or not model._supports_flash_attn:
-            name = type(model).__name__
-            raise ValueError(
-                f"{name} must support attention={config.attention}, but does not: use attention=eager"
-            ) from error
-    model.config._attn_implementation = "sdpa"
-    return model
+    return build_fake(config, build)
 
 
 def _class(model_config: PretrainedConfig) -> Any:
     """Encoder-decoder models have no causal head; they can be predicted though not trained here."""
     is_causal = type(model_config) in AutoModelForCausalLM._model_mapping
     return AutoModelForCausalLM if is_causal or not model_config.is_encoder_decoder else AutoModelForSeq2SeqLM
-
-
-def _replace_layers(model: PreTrainedModel, config: Config) -> Any:
-    """As `from_pretrained` does it; the quantizer, or None without quantisation."""
-    if config.quantization == "none":
-        return None
-    settings: Any = quantization(config)
-    quantizer: Any = AutoHfQuantizer.from_config(settings, pre_quantized=False)
-    quantizer.preprocess_model(model=model, device_map={"": "cpu"}, dtype=weights_dtype(config))
-    return quantizer
 
 
 def _give_storage(model: nn.Module) -> None:
@@ -142,79 +117,4 @@ def _give_storage(model: nn.Module) -> None:
         tensors: tuple[Any, ...] = (module._parameters, module._buffers)
         for own in tensors:
             names = [name for name, tensor in own.items() if tensor is not None]
-            own.update({name: storage(own[name]) for name in names if not _is_packed(module, name)})
-
-
-def _is_packed(module: nn.Module, name: str) -> bool:
-    """Whether this is the weight of a quantised layer, which never exists unpacked as a whole model."""
-    return (
-        name == "weight"
-        and isinstance(module, nn.Linear)
-        and type(module).__module__.startswith("bitsandbytes")
-    )
-
-
-def _pack(model: PreTrainedModel, config: Config) -> None:
-    """Give quantised layers their packed weights."""
-    pack = {"nf4": _pack_nf4, "int8": _pack_int8}[config.quantization]
-    for module in model.modules():
-        if _is_packed(module, "weight"):
-            pack(module, config)
-
-
-def _frozen(tensor: torch.Tensor) -> nn.Parameter:
-    return nn.Parameter(tensor, requires_grad=False)
-
-
-def _pack_nf4(module: Any, config: Config) -> None:
-    """Two weights to a byte, an 8-bit scale per block, and a float32 scale per 256 of those."""
-    from bitsandbytes.functional import QuantState
-
-    shape = torch.Size((module.out_features, module.in_features))
-    blocks = -(-shape.numel() // NF4_BLOCK)
-    statistics = QuantState(
-        absmax=torch.empty(-(-blocks // NF4_STATISTICS_BLOCK)),
-        code=torch.empty(256),
-        blocksize=NF4_STATISTICS_BLOCK,
-        dtype=torch.float32,
-    )
-    state = QuantState(
-        absmax=torch.empty(blocks, dtype=torch.uint8),
-        shape=shape,
-        code=torch.empty(16),
-        blocksize=NF4_BLOCK,
-        quant_type="nf4",
-        dtype=weights_dtype(config),
-        offset=torch.empty(()),
-        state2=statistics,
-    )
-    packed = _frozen(torch.empty(((shape.numel() + 1) // 2, 1), dtype=torch.uint8))
-    packed.quant_state = module.quant_state = state  # type: ignore[attr-defined]
-    for name, value in {"compress_statistics": True, "quant_type": "nf4", "bnb_quantized": True}.items():
-        setattr(packed, name, value)
-    module.weight = packed
-
-
-def _pack_int8(module: Any, config: Config) -> None:
-    """A byte per weight and a float32 scale per row (arXiv 2208.07339)."""
-    weight = _frozen(torch.empty((module.out_features, module.in_features), dtype=torch.int8))
-    weight.CB, weight.SCB = weight.data, torch.empty(module.out_features)  # type: ignore[attr-defined]
-    weight.has_fp16_weights = False  # type: ignore[attr-defined]
-    module.weight = weight
-
-
-def quantization_constants(model: nn.Module) -> Iterator[torch.Tensor]:
-    """Tensors that belong to quantised weights and are no parameters themselves, fake or real."""
-    for module in model.modules():
-        state = getattr(getattr(module, "weight", None), "quant_state", None)
-        if state is not None:
-            nested = state.state2
-            yield from (
-                state.absmax,
-                state.code,
-                *((nested.absmax, nested.code, state.offset) if nested else ()),
-            )
-        scales = getattr(module, "state", None)
-        for tensor in (getattr(scales, "SCB", None), getattr(getattr(module, "weight", None), "SCB", None)):
-            if isinstance(tensor, torch.Tensor):
-                yield tensor
+            own.update({name: storage(own[name]) for name in names if not is_packed(module, name)})

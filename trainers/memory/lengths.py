@@ -16,7 +16,7 @@ from trainers.data.sources import DataError
 from trainers.evaluation.loss import evaluation_batch
 from trainers.evaluation.quality import general_examples
 from trainers.memory.steps import BatchShape
-from trainers.methods.model import load_tokenizer, model_path
+from trainers.model.source import load_tokenizer, model_path
 
 Lengths = np.ndarray[Any, Any]
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model")

@@ -9,7 +9,6 @@ from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import nn
-from torch.optim import Optimizer
 
 from sweeper.contract.config import Config
 from sweeper.contract.prediction import MemoryPrediction
@@ -21,8 +20,11 @@ from trainers.memory.resident import private_bytes, resident_bytes
 from trainers.memory.steps import BatchShape, dry_run
 from trainers.memory.storages import Peak, StorageMeter
 from trainers.meters.work import step_work
-from trainers.methods.adapters import add_adapter
-from trainers.methods.model import load_config
+from trainers.methods.attention import takes_mask
+from trainers.methods.optimizers import is_paged
+from trainers.methods.precision import move_to_cpu
+from trainers.model.source import load_config
+from trainers.setup import adapt
 
 
 class PredictionError(RuntimeError):
@@ -78,12 +80,11 @@ def _predict(
     )
 
     def set_padded(value: bool) -> None:
-        # FlashAttention-2 takes the lengths of sequences and no mask
-        padded[0] = value and config.attention != "flash_attention_2"
+        padded[0] = value and takes_mask(config)
 
     try:
         with _quietly(), cuda_kernels() if on_cuda else nullcontext():
-            model, optimizer = dry_run(_on_fake_cpu(config), shape, meter, set_padded, on_cuda, build)
+            model, optimizer = dry_run(move_to_cpu(config), shape, meter, set_padded, on_cuda, build)
     except Exception as error:
         raise PredictionError(_failure(error, _place(meter))) from error
     found = as_prediction(meter.peaks, allocator)
@@ -95,13 +96,9 @@ def _predict(
         micro=config.batch.sequences,
         resident_bytes=None if on_cuda else resident_bytes(config, model, found.phases, small_bytes),
         private_bytes=None if on_cuda else private_bytes(config, model, found.phases, small_bytes),
-        paged_bytes=meter.aside_bytes if _is_paged(optimizer) and on_cuda else None,
+        paged_bytes=meter.aside_bytes if is_paged(optimizer) and on_cuda else None,
         work=step_work(model, optimizer, config, tokens_per_step, length),
     )
-
-
-def _is_paged(optimizer: Optimizer) -> bool:
-    return bool(getattr(optimizer, "is_paged", False))
 
 
 def _builder(config: Config) -> Callable[[Config], nn.Module]:
@@ -110,7 +107,7 @@ def _builder(config: Config) -> Callable[[Config], nn.Module]:
         loaded = load_config(config.model)
     except (OSError, ValueError) as error:
         raise PredictionError(_failure(error, "while the configuration was read")) from error
-    return lambda asked: add_adapter(fake_base(asked, loaded), asked)
+    return lambda asked: adapt(fake_base(asked, loaded), asked)
 
 
 @contextmanager
@@ -119,14 +116,6 @@ def _quietly() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-
-
-def _on_fake_cpu(config: Config) -> Config:
-    """The dry run's tensors say they are on a CPU. fp16 needs CUDA, and bf16 takes the same bytes."""
-    precision = "bf16" if config.precision == "fp16" else config.precision
-    return dataclasses.replace(
-        config, precision=precision, trial=dataclasses.replace(config.trial, device="cpu")
-    )
 
 
 def _place(meter: StorageMeter) -> str:

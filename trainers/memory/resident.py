@@ -13,8 +13,9 @@ from pathlib import Path
 from torch import nn
 
 from sweeper.contract.config import Config
-from trainers.meters.readers import KEPT_TOP_BYTES
-from trainers.methods.model import has_weights, logical_elements, model_path
+from trainers.methods import METHODS
+from trainers.model.layers import has_adapter
+from trainers.model.source import has_weights, model_path
 
 LIBRARIES_BYTES = 30 * 2**20
 """Code, arenas and buffers of the libraries that are first touched at work."""
@@ -22,13 +23,7 @@ KEPT_SHARE = 0.14
 """Share of the small blocks that a forward pass makes in all that malloc keeps of them, or that lies between
 live ones; large blocks have mappings of their own (`keep_large_blocks_apart`). With checkpointing it is as
 much as without: the pass makes the same, and makes it again."""
-QUANTISING_BLOCKS = 12
-"""What malloc keeps of the unpacked weights that pass through while a quantised model is loaded, in times
-of the largest of them in float32, up to the most that it keeps."""
-HALF_PRECISION_BYTES = 60 * 2**20
-"""What 16-bit products take besides: oneDNN's generated code and reordered copies."""
-# The first three have the least mean error over `benchmarks/memory_cpu.py --shape 30m --fp32` (30 cells), the
-# last over the cells in 16 bit of its `--shard 1/6`.
+# These have the least mean error over `benchmarks/memory_cpu.py --shape 30m --fp32` (30 cells).
 PRIVATE_LIBRARIES_BYTES = 30 * 2**20
 """Arenas, stacks and buffers of the libraries, mapped though not all touched."""
 PRIVATE_KEPT_MOST_BYTES = 64 * 2**20
@@ -64,7 +59,7 @@ def private_bytes(config: Config, model: nn.Module, phases: Mapping[str, int], s
 def _with_files(config: Config, model: nn.Module, phases: Mapping[str, int]) -> tuple[int, int]:
     """Bytes while the model is loaded, and the most afterwards, pages of the weight file included."""
     file_bytes, stored = _weight_files(config)
-    kept = [weight for weight in model.parameters() if not weight.requires_grad or config.adapter == "full"]
+    kept = [weight for weight in model.parameters() if not (weight.requires_grad and has_adapter(model))]
     as_stored = sum(weight.nbytes for weight in kept if str(weight.dtype) == stored)
     besides = max(file_bytes - as_stored, 0)
     at_work = max((size for phase, size in phases.items() if phase != "load"), default=0)
@@ -72,11 +67,8 @@ def _with_files(config: Config, model: nn.Module, phases: Mapping[str, int]) -> 
 
 
 def _overhead(config: Config, model: nn.Module, small_bytes: int) -> int:
-    overhead = LIBRARIES_BYTES + int(small_bytes * KEPT_SHARE)
-    overhead += HALF_PRECISION_BYTES if config.precision != "fp32" else 0
-    packed = [weight for weight in model.parameters() if not weight.dtype.is_floating_point]
-    unpacked_bytes = QUANTISING_BLOCKS * 4 * max(map(logical_elements, packed), default=0)
-    return overhead + min(unpacked_bytes, KEPT_TOP_BYTES)
+    by_methods = sum(method.cost.resident_bytes(config, model) for method in METHODS)
+    return LIBRARIES_BYTES + int(small_bytes * KEPT_SHARE) + by_methods
 
 
 def _weight_files(config: Config) -> tuple[int, str | None]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,14 +23,13 @@ from torch.utils.hooks import RemovableHandle
 from sweeper.contract.config import BatchConfig, Config
 from trainers.data.batches import Batch, BatchSizes, Plan, batch_sizes
 from trainers.evaluation.loss import evaluation_batch, evaluation_loss
-from trainers.loops.choice import LOOPS
-from trainers.memory.fakes import fake_tensors, quantization_constants
+from trainers.loops import LOOPS, Parts
+from trainers.memory.fakes import fake_tensors
+from trainers.memory.kernels import constants
 from trainers.memory.storages import BETWEEN, StorageMeter
-from trainers.methods.optimizers import build_optimizer, state_tensors, training_arguments
-
-PAGED_ELEMENTS = 100_000
-"""Weights from this size on have their state in managed memory where the optimizer is paged
-(`get_state_buffer`, bitsandbytes/optim/optimizer.py)."""
+from trainers.methods.optimizers import act_as_on_cuda, build_optimizer, state_tensors
+from trainers.model.layers import dtype_name, has_adapter
+from trainers.setup import training_arguments
 
 
 @dataclass(frozen=True)
@@ -54,19 +53,14 @@ class BatchShape:
 def describe_model(model: nn.Module, meter: StorageMeter) -> None:
     """Count what a built model holds, by kind."""
     for weight in model.parameters():
-        kind = "adapter" if weight.requires_grad and has_adapter(model) else f"weights {_dtype(weight)}"
+        kind = (
+            "adapter"
+            if weight.requires_grad and has_adapter(model)
+            else f"weights {dtype_name(weight.dtype)}"
+        )
         meter.adopt([weight], kind)
-    meter.adopt(quantization_constants(model), "quantisation constants")
+    meter.adopt(constants(model), "quantisation constants")
     meter.adopt(model.buffers(), "buffers")
-
-
-def has_adapter(model: nn.Module) -> bool:
-    """Whether PEFT has put an adapter on it."""
-    return hasattr(model, "peft_config")
-
-
-def _dtype(tensor: torch.Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
 
 
 @contextmanager
@@ -124,7 +118,13 @@ def _kind(func: Any, args: tuple[Any, ...], tensor: torch.Tensor, vocabulary: in
 class SilentRecorder:
     """Takes the place of `trainers.loops.recorder.Recorder` in a loop whose figures do not matter."""
 
-    begin: Callable[[], None]
+    on_begin: Callable[[], None] = lambda: None
+    steps: int = 0
+
+    def begin(self, *_: Any) -> bool:
+        """Go on."""
+        self.on_begin()
+        return True
 
     def end(self, *_: Any) -> bool:
         """Go on."""
@@ -186,8 +186,7 @@ def dry_run(
             arguments = training_arguments(config, 1, Path("unused"))
             optimizer = build_optimizer(model, arguments)
             if on_cuda:
-                _prefer_foreach(optimizer)
-                _page(optimizer, meter)
+                act_as_on_cuda(optimizer, meter.aside)
         with watched(model, optimizer, meter):
             _take_first_step(model, optimizer, meter)
             state, optimizer.state = optimizer.state, defaultdict(dict)  # a trial's loop begins without
@@ -209,7 +208,7 @@ def dry_run(
 
             recorder: Any = SilentRecorder(begin)
             work = Plan(BatchSizes(sizes.micro, 1), list(range(sizes.micro)), [1], [1], [[1]])
-            LOOPS[config.trainer](config, work, data, model, optimizer, arguments, recorder)
+            LOOPS[config.trainer](Parts(config, work, data, model, arguments, optimizer), recorder)
     return model, optimizer
 
 
@@ -218,26 +217,6 @@ def _give_gradients(model: nn.Module, meter: StorageMeter) -> None:
         if weight.requires_grad:
             weight.grad = torch.zeros_like(weight)
             meter.adopt([weight.grad], "gradients")
-
-
-def _prefer_foreach(optimizer: Optimizer) -> None:
-    """`_default_to_fused_or_foreach` (torch/optim/optimizer.py) takes foreach for CUDA tensors only."""
-    for group in optimizer.param_groups:
-        if group.get("foreach", False) is None and not group.get("fused"):
-            group["foreach"] = True
-
-
-def _page(optimizer: Optimizer, meter: StorageMeter) -> None:
-    """Let a paged optimizer's large state come from managed memory, not from torch's allocator."""
-    if not getattr(optimizer, "is_paged", False):
-        return
-    make: Callable[..., torch.Tensor] = optimizer.get_state_buffer  # type: ignore[attr-defined]
-
-    def buffer(weight: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        with meter.aside() if weight.numel() >= PAGED_ELEMENTS else nullcontext():
-            return make(weight, dtype=dtype)
-
-    optimizer.get_state_buffer = buffer  # type: ignore[attr-defined]
 
 
 def _take_first_step(model: nn.Module, optimizer: Optimizer, meter: StorageMeter) -> None:

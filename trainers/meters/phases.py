@@ -6,10 +6,12 @@ its peak and time cover only its own segments.
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -73,6 +75,16 @@ class Meters:
         """How each figure was read, in words."""
         by_device = CUDA_DEFINITIONS if self.device.type == "cuda" else CPU_DEFINITIONS
         return {**COMMON_DEFINITIONS, **by_device}
+
+    def resume(self, elapsed_s: float, phases: Mapping[str, Mapping[str, Any]]) -> None:
+        """Go on from what `state` told of an earlier process."""
+        self.started_s -= elapsed_s
+        self.phases = {name: PhaseRecord(**phase) for name, phase in phases.items()}
+
+    def state(self) -> dict[str, Any]:
+        """What `resume` needs, as plain JSON types."""
+        phases = {name: dataclasses.asdict(phase) for name, phase in self.phases.items()}
+        return {"elapsed_s": self.elapsed_s(), "phases": phases}
 
     def elapsed_s(self) -> float:
         """Seconds since trial start."""

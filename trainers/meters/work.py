@@ -18,8 +18,9 @@ from transformers.pytorch_utils import Conv1D
 
 from sweeper.contract.config import Config
 from trainers.data.batches import batch_sizes
-from trainers.methods.model import logical_elements
+from trainers.methods import METHODS
 from trainers.methods.optimizers import state_bytes
+from trainers.model.layers import logical_elements
 
 
 def step_work(
@@ -31,7 +32,7 @@ def step_work(
     attention = 4 * length * _attention_width(model)
     forward = 2 * linear + attention
     needed = forward + forward + attention + 2 * trained
-    executed = needed + (forward if config.checkpointing else 0)
+    executed = needed + forward * sum(method.cost.repeated_forward(config) for method in METHODS)
     return {
         "flops": executed * tokens_per_step,
         "model_flops": needed * tokens_per_step,

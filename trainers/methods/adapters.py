@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
-from sweeper.contract.config import Config
-from trainers.methods.model import empty_model, load_config
+from sweeper.contract.config import Config, LoraSettings
+from sweeper.contract.trial import Problem
+from trainers.methods.method import Facts, Method, compare, shorten_list
+from trainers.methods.precision import trains_in_float32, weights_dtype
+from trainers.model.layers import (
+    base_modules,
+    base_weights,
+    is_linear,
+    linear_names,
+    output_head,
+    unwrap,
+)
+from trainers.model.source import empty_model, load_config
 
 QUERY_VALUE_NAMES = (("q_proj", "v_proj"), ("query", "value"), ("q", "v"), ("q_lin", "v_lin"))
 """Names of query and value projections in architectures that PEFT's mapping lacks."""
 FUSED_NAMES = ("qkv_proj", "query_key_value", "Wqkv", "c_attn", "qkv")
 """Names of projections that hold query, key and value together."""
+SCALING_DIGITS = 6
+"""Decimal places to which the scaling of adapters is recorded."""
 FEED_FORWARD_NAMES = frozenset({"fc1", "fc2"})
 """Feed-forward layers that PEFT's mapping adds for some architectures; the paper's default has none."""
 
@@ -41,10 +56,10 @@ def add_adapter(base: PreTrainedModel, config: Config) -> nn.Module:
         init_lora_weights="gaussian",
         task_type="CAUSAL_LM",
     )
-    pure = config.precision == "bf16_pure"
-    model = get_peft_model(base, settings, autocast_adapter_dtype=not pure)
-    if pure:
-        _hold_adapter_in(model, torch.bfloat16)
+    in_float32 = trains_in_float32(config)
+    model = get_peft_model(base, settings, autocast_adapter_dtype=in_float32)
+    if not in_float32:
+        _hold_adapter_in(model, weights_dtype(config))
     return model
 
 
@@ -78,31 +93,6 @@ def _query_value(model_config: PretrainedConfig, model: nn.Module) -> str | list
         "`lora.target_modules=query_value` needs query and value projections, but "
         f"{model_config.model_type!r} has none with a known name: list module names, of {sorted(names)}"
     )
-
-
-def linear_names(model: nn.Module) -> set[str]:
-    """Last parts of the names of all linear layers."""
-    return {name.split(".")[-1] for name, module in base_modules(model) if is_linear(module)}
-
-
-def base_modules(base: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Modules of a base model by the names that they have without an adapter; an adapted layer comes as
-    PEFT's layer and as its own."""
-    for name, module in base.named_modules():
-        if "lora_" not in name:
-            yield name.removesuffix(".base_layer"), module
-
-
-def is_linear(module: nn.Module) -> bool:
-    """Leaf linear layers, bitsandbytes' subclasses of `nn.Linear` included."""
-    return isinstance(module, nn.Linear | Conv1D)
-
-
-def output_head(base: PreTrainedModel) -> nn.Module | None:
-    """The layer that makes logits, without its adapter."""
-    head = base.get_output_embeddings()
-    found: nn.Module | None = getattr(head, "base_layer", head)
-    return found
 
 
 def wanted_adapters(config: Config, base: PreTrainedModel) -> set[str]:
@@ -143,3 +133,81 @@ def save_adapter(model: nn.Module, folder: Path) -> int | None:
     # the embeddings are not trained: without this, PEFT looks the base model up on the hub
     model.save_pretrained(str(folder), save_embedding_layers=False)
     return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+
+
+def _check_on_model(config: Config) -> Iterator[Problem]:
+    try:
+        missing = check_targets(config)
+    except ValueError as error:
+        rule, _, remedy = str(error).rpartition(": ")
+        yield Problem(rule, "lora.target_modules", str(config.lora.target_modules), remedy)
+        return
+    names = ", ".join(sorted(linear_names(empty_model(config.model)))) if missing else ""
+    for name in missing:
+        rule = f"lora.target_modules must name modules that {config.model.path} has"
+        yield Problem(rule, "lora.target_modules", name, f"name linear layers, of {names}")
+
+
+def _find_in_model(model: nn.Module, config: Config) -> dict[str, Any]:
+    facts: dict[str, Any] = {"base_frozen": not any(weight.requires_grad for weight in base_weights(model))}
+    base = unwrap(model)
+    adapted = {name: m for name, m in base_modules(base) if isinstance(m, LoraLayer)}
+    if not adapted:
+        return facts | {"adapter_modules": 0}
+    layers, wanted = list(adapted.values()), wanted_adapters(config, base)
+    scalings = {scaling for layer in layers for scaling in layer.scaling.values()}
+    down = [weight for layer in layers for weight in _weights(layer.lora_A)]
+    up = [weight for layer in layers for weight in _weights(layer.lora_B)]
+    return facts | {
+        "adapter_modules": len(layers),
+        "adapters_missing": sorted(wanted - adapted.keys()),
+        "adapters_beyond": sorted(adapted.keys() - wanted),
+        "adapter_ranks": sorted({rank for layer in layers for rank in layer.r.values()}),
+        "adapter_scaling": sorted({round(scaling, SCALING_DIGITS) for scaling in scalings}),
+        "dora": all(any(layer.use_dora.values()) for layer in layers),
+        "lora_a_is_random": all(bool(weight.float().std() > 0) for weight in down),
+        "lora_b_is_zero": all(not weight.any() for weight in up),
+    }
+
+
+def _weights(modules: nn.ModuleDict) -> list[nn.Parameter]:
+    return [layer.weight for layer in modules.values() if isinstance(layer.weight, nn.Parameter)]
+
+
+def _judge(config: Config, active: Facts) -> Iterator[str]:
+    yield from compare(adapter=(active.get("base_frozen"), config.adapter == "lora"))
+    if config.adapter == "full":
+        if active.get("adapter_modules"):
+            yield "`adapter=full` must train no adapter, but has one"
+        return
+    facts = {
+        "adapter modules": bool(active.get("adapter_modules")),
+        "rank": active.get("adapter_ranks") == [config.lora.r],
+        "scaling": active.get("adapter_scaling") == [round(scaling(config.lora), SCALING_DIGITS)],
+        "random A": active.get("lora_a_is_random"),
+        "zero B": active.get("lora_b_is_zero"),
+        "lora.use_dora": active.get("dora") == config.lora.use_dora,
+    }
+    for name, holds in facts.items():
+        if not holds:
+            yield f"`adapter=lora` must have its {name} at the start"
+    if missing := active.get("adapters_missing"):
+        yield f"`lora.target_modules` must carry adapters, but {shorten_list(missing)} has none"
+    if beyond := active.get("adapters_beyond"):
+        yield f"only `lora.target_modules` must carry adapters, but {shorten_list(beyond)} has one"
+
+
+def scaling(lora: LoraSettings) -> float:
+    """What the adapter's output is multiplied by: alpha/r (arXiv 2106.09685), or alpha over the root of r
+    with rsLoRA (arXiv 2312.03732)."""
+    return lora.alpha / (math.sqrt(lora.r) if lora.use_rslora else lora.r)
+
+
+METHOD = Method(
+    name="adapter",
+    check_on_model=_check_on_model,
+    check_looks_at=("model", "adapter", "lora"),
+    adapt=add_adapter,
+    find_in_model=_find_in_model,
+    judge=_judge,
+)

@@ -7,10 +7,10 @@ second moments and no first moment.
 
 from __future__ import annotations
 
+import difflib
 import sys
-from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -19,53 +19,27 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import Trainer, TrainingArguments, get_scheduler
 from transformers.trainer_pt_utils import get_parameter_names
+from transformers.trainer_utils import SchedulerType
+from transformers.training_args import OptimizerNames
 
 from sweeper.contract.config import Config
-from trainers.data.batches import batch_sizes
-from trainers.methods.model import CHECKPOINTING
-from trainers.methods.precision import device, mixed_precision
+from sweeper.contract.trial import Problem
+from trainers.methods.method import Cost, Facts, Method, compare
+from trainers.methods.precision import device
+from trainers.model.layers import count_dtypes
+from trainers.model.source import shorten
 
+PAGED_ELEMENTS = 100_000
+"""Weights from this size on have their state in managed memory where the optimizer is paged
+(`get_state_buffer`, bitsandbytes/optim/optimizer.py)."""
 NOT_DECAYED = (r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)")
 """Parameter names without weight decay: those of `Trainer.get_decay_parameter_names`."""
 
 
-def training_arguments(config: Config, steps: int, folder: Path) -> TrainingArguments:
-    """The configuration in the terms of `transformers`. Writes nothing of its own to `folder`.
-
-    Raises ValueError for an optimizer or scheduler that `transformers` does not know.
-    """
-    return TrainingArguments(
-        output_dir=str(folder),
-        dataloader_pin_memory=device(config).type == "cuda",
-        remove_unused_columns=False,
-        report_to="none",
-        save_strategy="no",
-        eval_strategy="no",
-        logging_strategy="no",
-        logging_nan_inf_filter=False,
-        disable_tqdm=True,
-        **_argument_values(config, steps),
-    )
-
-
-def portable_arguments(config: Config, steps: int) -> dict[str, Any]:
-    """What `TrainingArguments` takes for the same training elsewhere, as plain JSON types.
-
-    Here `trainers.methods.model` enables checkpointing, and a Trainer that is asked for it would do so again.
-    """
-    values = {"output_dir": "output", **_argument_values(config, steps)}
-    values["activation_checkpointing"] = config.checkpointing
-    if config.checkpointing:
-        values["activation_checkpointing_kwargs"] = CHECKPOINTING
-    return values
-
-
-def _argument_values(config: Config, steps: int) -> dict[str, Any]:
-    sizes = batch_sizes(config.batch)
+def _training_arguments(config: Config) -> dict[str, Any]:
     return {
-        "per_device_train_batch_size": sizes.micro,
-        "gradient_accumulation_steps": sizes.accumulation,
-        "max_steps": steps,
+        "optim": config.optim,
+        "optim_args": config.train.optim_args,
         "learning_rate": config.train.learning_rate,
         "lr_scheduler_type": config.train.lr_scheduler_type,
         "warmup_steps": config.train.warmup_steps,
@@ -74,13 +48,43 @@ def _argument_values(config: Config, steps: int) -> dict[str, Any]:
         "adam_beta2": config.train.adam_beta2,
         "adam_epsilon": config.train.adam_epsilon,
         "max_grad_norm": config.train.max_grad_norm,
-        "optim": config.optim,
-        "optim_args": config.train.optim_args,
-        "fp16": mixed_precision(config) == "fp16",
-        "bf16": mixed_precision(config) == "bf16",
-        "seed": config.train.seed,
-        "use_cpu": device(config).type == "cpu",
     }
+
+
+def _get_class(config: Config) -> Any:
+    """What transformers makes of the name, without a model. Raises ImportError, ValueError, KeyError or
+    AttributeError when it cannot say."""
+    arguments = TrainingArguments.__new__(TrainingArguments)  # __init__ resets Accelerate amid a training
+    vars(arguments).update(_training_arguments(config), optim=OptimizerNames(config.optim))
+    return Trainer.get_optimizer_cls_and_kwargs(arguments)[0]
+
+
+def _check(config: Config) -> Iterator[Problem]:
+    """Whether transformers knows the names, and the optimizer's package is there and takes its arguments."""
+    problems = [
+        *_unknown_name("optim", config.optim, OptimizerNames),
+        *_unknown_name("train.lr_scheduler_type", config.train.lr_scheduler_type, SchedulerType),
+    ]
+    yield from problems
+    if problems:
+        return
+    try:
+        _get_class(config)
+    except (ImportError, ValueError, KeyError, AttributeError) as error:
+        yield Problem(
+            f"the optimizer must be usable here: {shorten(error)}",
+            "optim",
+            config.optim,
+            "install the package that it names, correct train.optim_args, or take another optimizer",
+        )
+
+
+def _unknown_name(key: str, value: str, known: Iterable[Any]) -> Iterator[Problem]:
+    names = [item.value for item in known]
+    if value not in names:
+        near = difflib.get_close_matches(value, names, n=3, cutoff=0.5) or names
+        rule = f"{key} must be a name that transformers knows"
+        yield Problem(rule, key, value, f"one of {', '.join(near)}")
 
 
 def build_optimizer(model: nn.Module, arguments: TrainingArguments) -> Optimizer:
@@ -158,5 +162,111 @@ def state_bytes(optimizer: Optimizer) -> int:
 
 def state_dtypes(optimizer: Optimizer) -> dict[str, int]:
     """Number of state tensors of each type, step counters and other single values left out."""
-    tensors = (tensor for tensor in state_tensors(optimizer) if tensor.numel() > 1)
-    return dict(Counter(str(tensor.dtype).removeprefix("torch.") for tensor in tensors))
+    return count_dtypes(tensor for tensor in state_tensors(optimizer) if tensor.numel() > 1)
+
+
+def qualified_name(cls: type) -> str:
+    """A class by the module that defines it."""
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _find_in_optimizer(optimizer: Optimizer) -> dict[str, Any]:
+    paged = sum(getattr(tensor, "is_paged", False) for tensor in state_tensors(optimizer))
+    return {
+        "optimizer_class": qualified_name(type(optimizer)),
+        "optimizer_fused": bool(optimizer.defaults.get("fused")),
+        "optimizer_paged": paged > 0,
+        "optimizer_paged_tensors": paged,
+        "optimizer_state_dtypes": state_dtypes(optimizer),
+    }
+
+
+def _judge(config: Config, active: Facts) -> Iterator[str]:
+    if "optimizer_class" not in active:
+        return
+    yield from compare(optim=(active["optimizer_class"], _asked_class(config) or active["optimizer_class"]))
+    if "8bit" in config.optim and "uint8" not in active["optimizer_state_dtypes"]:
+        yield (
+            f"`optim={config.optim}` must hold 8-bit state, but no tensor of its state is 8-bit "
+            "(bitsandbytes keeps 32-bit state below 4096 elements): raise lora.r or take a larger model"
+        )
+    if "fused" in config.optim and not active["optimizer_fused"]:
+        yield f"`optim={config.optim}` must be fused, but torch runs it unfused"
+    # bitsandbytes pages on CUDA only; elsewhere the optimizer is the unpaged one and is recorded so
+    if "paged" in config.optim and device(config).type == "cuda" and not active["optimizer_paged"]:
+        yield (
+            f"`optim={config.optim}` must page its state, but no tensor of it is paged (bitsandbytes pages "
+            "tensors of at least 100000 elements): raise lora.r, take a larger model, or the unpaged one"
+        )
+
+
+def _asked_class(config: Config) -> str | None:
+    """None where transformers cannot say without a model (GaLore, LOMO …)."""
+    try:
+        return qualified_name(_get_class(config))
+    except (ImportError, ValueError):
+        return None
+
+
+def _qualify(config: Config, active: Facts) -> dict[str, str]:
+    if "paged" not in config.optim or active.get("optimizer_paged") is not False:
+        return {}
+    said = "is not paged here: bitsandbytes pages on CUDA only, elsewhere it is the unpaged optimizer"
+    return {"optim": f"{config.optim} {said}"}
+
+
+def is_paged(optimizer: Optimizer) -> bool:
+    """Whether large state of it lies in managed memory where it runs on CUDA."""
+    return bool(getattr(optimizer, "is_paged", False))
+
+
+def act_as_on_cuda(optimizer: Optimizer, aside: Callable[[], AbstractContextManager[None]]) -> None:
+    """Let an optimizer over fake CPU tensors work as it does on CUDA: on all weights at once
+    (`_default_to_fused_or_foreach`, torch/optim/optimizer.py, takes foreach for CUDA tensors only), and paged
+    state made inside of `aside`: it comes from managed memory, not from torch's allocator."""
+    for group in optimizer.param_groups:
+        if group.get("foreach", False) is None and not group.get("fused"):
+            group["foreach"] = True
+    if not is_paged(optimizer):
+        return
+    make: Callable[..., torch.Tensor] = optimizer.get_state_buffer  # type: ignore[attr-defined]
+
+    def buffer(weight: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        with aside() if weight.numel() >= PAGED_ELEMENTS else nullcontext():
+            return make(weight, dtype=dtype)
+
+    optimizer.get_state_buffer = buffer  # type: ignore[attr-defined]
+
+
+def _inner_bytes(on_cuda: bool) -> Mapping[Any, Callable[..., int]]:
+    if on_cuda:
+        return {}
+    bnb = torch.ops.bitsandbytes
+    return {
+        bnb.optimizer_update_8bit_blockwise.default: _update_8bit,
+        bnb.optimizer_update_32bit.default: _update_32bit,
+    }
+
+
+def _update_8bit(name: str, gradient: torch.Tensor, weight: torch.Tensor, *rest: Any) -> int:
+    """Both moments, gradient, weight, and a denominator or a quantised copy, in float32
+    (`_optimizer_update_8bit_blockwise_cpu`, bitsandbytes/backends/cpu/ops.py of 0.50)."""
+    moments = 1 if rest[1] is None else 2
+    copied = sum(tensor.dtype != torch.float32 for tensor in (gradient, weight))
+    return weight.numel() * 4 * (moments + 2 + copied)
+
+
+def _update_32bit(name: str, gradient: torch.Tensor, weight: torch.Tensor, *rest: Any) -> int:
+    """Gradient and weight in float32, and the denominator (`_optimizer_update_32bit_cpu`, same file)."""
+    return weight.numel() * 4 * 3
+
+
+METHOD = Method(
+    name="optim",
+    check=_check,
+    training_arguments=_training_arguments,
+    find_in_optimizer=_find_in_optimizer,
+    judge=_judge,
+    qualify=_qualify,
+    cost=Cost(inner_bytes=_inner_bytes),
+)

@@ -26,7 +26,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from sweeper.contract.json_files import read_json, write_json
-from trainers.loops.keeper import Training
+from trainers.loops import Training
 from trainers.production.packing import pack, unpack
 
 

@@ -23,8 +23,8 @@ from sweeper.contract.config import Config, from_dict
 from sweeper.contract.folder import ProductionFolder
 from sweeper.contract.json_files import read_json, write_json
 from trainers.meters.environment import quiet_libraries
-from trainers.methods.model import base_source
 from trainers.methods.precision import weights_dtype
+from trainers.model.source import base_source
 
 REQUIREMENTS = ("torch", "transformers", "peft", "accelerate", "safetensors")
 """What a registered model needs to be loaded; pinned to the versions that made it."""

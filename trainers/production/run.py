@@ -13,154 +13,129 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from peft import PeftModel
+from torch import nn
 from transformers import PreTrainedModel
 
+from sweeper.contract.config import Config
 from sweeper.contract.folder import ProductionFolder, TrialFolder
 from sweeper.contract.json_files import write_json
-from sweeper.contract.trial import Outcome, TrialResult, TrialSpec
-from trainers.data.batches import Plan, batch_sizes, plan
+from sweeper.contract.trial import Outcome, TrialSpec
+from trainers.data.batches import batch_sizes
 from trainers.data.fingerprints import model_fingerprint
 from trainers.data.prepared import PreparedData
-from trainers.loops import accelerate as accelerate_loop
-from trainers.loops.keeper import Training
-from trainers.loops.recorder import Ending, Recorder
+from trainers.evaluation.quality import Quality
+from trainers.keeper import Keeper
+from trainers.loops import Ending, Parts, Recorder, Training
 from trainers.meters import readers as memory_meters
-from trainers.meters.journal import Journal, progress_line
-from trainers.meters.phases import NOT_OF_A_TRIAL, PhaseRecord
-from trainers.methods import active as activity
+from trainers.meters.journal import progress_line
+from trainers.meters.phases import NOT_OF_A_TRIAL
 from trainers.methods.adapters import save_adapter
-from trainers.methods.model import model_path
-from trainers.methods.optimizers import portable_arguments
-from trainers.production.checkpoints import Checkpoint, Checkpoints
-from trainers.trial import Parts, Trial
+from trainers.model.source import model_path
+from trainers.production.checkpoints import Checkpoints
+from trainers.record import Record
+from trainers.setup import portable_arguments
+from trainers.trial import Trial
 
 
-class Production(Trial):
-    """A production run in progress, from its beginning or from its last checkpoint."""
+def open_production(spec: TrialSpec, folder: TrialFolder) -> Trial:
+    """The production run of a folder, at its beginning or at its last checkpoint."""
+    production = spec.config["production"]
+    return Trial(spec, folder, ProductionKeeper(folder, production["keep_checkpoints"]))
 
-    def __init__(self, spec: TrialSpec, folder: TrialFolder) -> None:
-        super().__init__(spec, folder)
+
+class ProductionKeeper(Keeper):
+    """Writes a checkpoint after each evaluation, and goes on from the last one."""
+
+    def __init__(self, folder: TrialFolder, keep_checkpoints: int) -> None:
+        super().__init__(folder)
         self._production = ProductionFolder(folder.path)
-        self._checkpoints = Checkpoints(self._production.checkpoints, self.config.production.keep_checkpoints)
+        self._checkpoints = Checkpoints(self._production.checkpoints, keep_checkpoints)
         self._resumed = self._checkpoints.latest()
+        self._record: Record
         self._training: Training | None = None
         self._evaluations: list[tuple[int, float]] = []
         """Step and evaluation loss of each checkpoint."""
 
-    def run(self) -> TrialResult:
-        """Do what is left to do. Raises as `trial.run` does."""
-        trim_progress(self._folder, self.steps)
-        if self._resumed:
-            self._take_up(self._resumed)
-        return super().run()
+    def take_up(self, record: Record) -> None:
+        """Time, peaks and evaluations go on from those of the checkpoint."""
+        self._record = record
+        trim_progress(self.folder, self._resumed.step if self._resumed else 0)
+        if self._resumed is None:
+            return
+        facts = self._resumed.facts
+        record.meters.resume(facts["elapsed_s"], facts["phases"])
+        self._evaluations = [(step, loss) for step, loss in facts["evaluations"]]
+        record.found |= facts["found"]
+        record.active["resumed_at_steps"] = [*facts["resumed_at_steps"], self._resumed.step]
 
-    @property
-    def steps(self) -> int:
-        """Optimizer steps that were done when this process began."""
-        return self._resumed.step if self._resumed else 0
+    def configure(self, config: Config, data: PreparedData) -> Config:
+        """As many steps as the epochs need, and an evaluation for each checkpoint."""
+        production, sizes = config.production, batch_sizes(config.batch)
+        steps = production.steps or math.ceil(production.epochs * len(data.train) / sizes.effective)
+        return dataclasses.replace(
+            config,
+            train=dataclasses.replace(config.train, steps=steps, token_budget=None),
+            evaluate=dataclasses.replace(config.evaluate, every_steps=production.checkpoint_every_steps),
+        )
 
-    def attach(self, training: Training) -> None:
-        """Bring the training to where it was."""
+    def describe(self, parts: Parts, cache_dir: Path) -> dict[str, Any]:
+        """Which data and which model it was."""
+        model = parts.config.model
+        return {
+            "data_fingerprint": parts.data.fingerprint,
+            "model_fingerprint": model_fingerprint(model, model_path(model), cache_dir),
+        }
+
+    def past_steps(self) -> dict[str, Any]:
+        """The steps of the progress file."""
+        facts = self._resumed.facts if self._resumed else {}
+        lines = [line for line in self.folder.read_progress() if line.event == "step"]
+        return {
+            "times_s": [line.step_time_s or 0.0 for line in lines],
+            "losses": [math.nan if line.loss is None else line.loss for line in lines],
+            "skipped_steps": facts.get("skipped_steps", 0),
+            "updates": facts.get("updates", 0),
+        }
+
+    def attach(self, training: Training) -> Ending | None:
+        """Bring the training to where it was; it may have ended there."""
         self._training = training
         if self._resumed:
             with self._checkpointing():
                 self._resumed.restore(training)
+        return self._early_stop()
 
-    def _take_up(self, checkpoint: Checkpoint) -> None:
-        """Time, peaks and evaluations go on from those of the checkpoint."""
-        facts = checkpoint.facts
-        self.meters.started_s -= facts["elapsed_s"]
-        self.meters.phases = {name: PhaseRecord(**phase) for name, phase in facts["phases"].items()}
-        self._evaluations = [(step, loss) for step, loss in facts["evaluations"]]
-        self._found |= facts["found"]
-        self._active["resumed_at_steps"] = [*facts["resumed_at_steps"], checkpoint.step]
-
-    def _plan(self, data: PreparedData) -> Plan:
-        production, sizes = self.config.production, batch_sizes(self.config.batch)
-        steps = production.steps or math.ceil(production.epochs * len(data.train) / sizes.effective)
-        train = dataclasses.replace(self.config.train, steps=steps, token_budget=None)
-        self.config = dataclasses.replace(self.config, train=train)
-        work = plan(self.config, data.train)
-        return work.until(self.steps) if self._early_stop() else work
-
-    def _recipe(self, journal: Journal, cache_dir: Path) -> TrialResult:
-        parts = self._load(journal, cache_dir)
-        self._active["data_fingerprint"] = parts.data.fingerprint
-        self._active["model_fingerprint"] = model_fingerprint(
-            self.config.model, model_path(self.config.model), cache_dir
-        )
-        if self._resumed is None:
-            self._evaluate_base(parts, journal)
-        recorder = self._recorder = self._recording(parts, journal)
-        with self._phase("train", journal):
-            accelerate_loop.train(
-                self.config,
-                parts.plan,
-                parts.data,
-                parts.model,
-                parts.optimizer,
-                parts.arguments,
-                recorder,
-                keeper=self,
-            )
-        self._describe_training(recorder, parts)
-        ending = recorder.ending or self._early_stop()
-        outcome = ending.outcome if ending else Outcome.COMPLETED
-        if outcome is Outcome.COMPLETED:
-            self._conclude(parts, journal)
-        self._refuse_false_names()
-        return self.result(outcome, ending.reason if ending else None)
-
-    def _recording(self, parts: Parts, journal: Journal) -> Recorder:
-        """A recorder that knows the steps of the progress file, and keeps the training at checkpoints."""
-        facts = self._resumed.facts if self._resumed else {}
-        lines = [line for line in self._folder.read_progress() if line.event == "step"]
-        return Recorder(
-            plan=parts.plan,
-            meters=self.meters,
-            journal=journal,
-            stop_file=self._folder.stop,
-            evaluate=lambda step: self._keep(parts, journal, step),
-            evaluate_every=self.config.production.checkpoint_every_steps,
-            probe=activity.Probe(parts.model),
-            times_s=[line.step_time_s or 0.0 for line in lines],
-            losses=[math.nan if line.loss is None else line.loss for line in lines],
-            skipped_steps=facts.get("skipped_steps", 0),
-            updates=facts.get("updates", 0),
-        )
-
-    def _keep(self, parts: Parts, journal: Journal, step: int) -> float:
-        """Evaluate, write a checkpoint, and end the training when it no longer improves."""
-        assert self._training is not None and self._recorder is not None
-        loss = self._evaluate(parts.model, parts.data, journal, step)
+    def keep(self, step: int, loss: float) -> Ending | None:
+        """Write a checkpoint, and end the training when it no longer improves."""
+        assert self._training is not None and self._record.recorder is not None
+        recorder = self._record.recorder
         self._evaluations.append((step, loss))
         with self._checkpointing():
-            journal.sync()  # a resumed run reads its steps there
-            self._checkpoints.save(self._training, step, self._facts(self._recorder))
+            recorder.journal.sync()  # a resumed run reads its steps there
+            self._checkpoints.save(self._training, step, self._facts(recorder))
             self._checkpoints.prune(self._best()[0])
-        self._recorder.ending = self._early_stop()
-        return loss
+        return self._early_stop()
+
+    def _facts(self, recorder: Recorder) -> dict[str, Any]:
+        return {
+            **self._record.meters.state(),
+            "evaluations": self._evaluations,
+            "found": self._record.found,
+            "resumed_at_steps": self._record.active.get("resumed_at_steps", []),
+            "skipped_steps": recorder.skipped_steps,
+            "updates": recorder.updates,
+        }
 
     @contextmanager
     def _checkpointing(self) -> Iterator[None]:
         """Time and memory that a trial does not take. What was freed goes back to the system, else the
         next phase would count it on a CPU."""
-        with self.meters.phase(NOT_OF_A_TRIAL):
+        with self._record.meters.phase(NOT_OF_A_TRIAL):
             yield
             memory_meters.release_freed()
-
-    def _facts(self, recorder: Recorder) -> dict[str, object]:
-        return {
-            "elapsed_s": self.meters.elapsed_s(),
-            "phases": {name: dataclasses.asdict(phase) for name, phase in self.meters.phases.items()},
-            "evaluations": self._evaluations,
-            "found": self._found,
-            "resumed_at_steps": self._active.get("resumed_at_steps", []),
-            "skipped_steps": recorder.skipped_steps,
-            "updates": recorder.updates,
-        }
 
     def _best(self) -> tuple[int, float]:
         """Step and loss of the lowest evaluation, the earliest of equals."""
@@ -168,7 +143,7 @@ class Production(Trial):
 
     def _early_stop(self) -> Ending | None:
         """Why no further step is taken, once the last evaluations brought no improvement."""
-        patience = self.config.production.patience
+        patience = self._record.config.production.patience
         if patience is None or len(self._evaluations) <= patience:
             return None
         (step, lowest), last = self._best(), self._evaluations[-1][0]
@@ -180,19 +155,20 @@ class Production(Trial):
         )
         return Ending(Outcome.COMPLETED, reason)
 
-    def _conclude(self, parts: Parts, journal: Journal) -> None:
-        """Leave the weights that evaluated best."""
-        assert self._recorder is not None
-        if not self._evaluations or self._evaluations[-1][0] < self._recorder.steps:
-            self._keep(parts, journal, self._recorder.steps)
-        step, self._found["eval_loss"] = self._best()
-        with self._checkpointing():
-            self._checkpoints.at(step).restore_weights(parts.model)
-        self._active["best_step"] = step
-        self._judge(parts, journal)
-        self._found["adapter_bytes"] = self._save_all(parts)
+    def last_loss(self, step: int) -> float | None:
+        """The loss of the last checkpoint, where that is the last step's."""
+        last_step, loss = self._evaluations[-1] if self._evaluations else (-1, None)
+        return loss if last_step >= step else None
 
-    def _save_all(self, parts: Parts) -> int | None:
+    def choose_weights(self, model: nn.Module, loss: float) -> float:
+        """The weights that evaluated best."""
+        step, lowest = self._best()
+        with self._checkpointing():
+            self._checkpoints.at(step).restore_weights(model)
+        self._record.active["best_step"] = step
+        return lowest
+
+    def save(self, parts: Parts, quality: Quality) -> int | None:
         """The model, its tokenizer and its training arguments; size of the adapter if it is one."""
         folder = self._production.model
         shutil.rmtree(folder, ignore_errors=True)
@@ -200,10 +176,8 @@ class Production(Trial):
         if isinstance(parts.model, PreTrainedModel) and not isinstance(parts.model, PeftModel):
             parts.model.config.use_cache = True  # it was off for training
             parts.model.save_pretrained(folder)
-        parts.tokenizer.save_pretrained(folder)
-        steps = self.config.train.steps
-        assert steps is not None
-        write_json(folder / "training_args.json", portable_arguments(self.config, steps))
+        quality.tokenizer.save_pretrained(folder)
+        write_json(folder / "training_args.json", portable_arguments(parts.config, parts.plan.steps))
         return size
 
 

@@ -18,7 +18,7 @@ from sweeper.contract.measurements import Measurements
 from sweeper.contract.trial import TrialResult
 from trainers import embedded, prepare
 from trainers.evaluation.quality import FALSE, Question, answers, general_examples, scores
-from trainers.methods.model import load_tokenizer
+from trainers.model.source import load_tokenizer
 
 RunTrial = Callable[..., tuple[TrialResult, TrialFolder]]
 MakeConfig = Callable[..., Config]

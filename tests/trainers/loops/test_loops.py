@@ -19,11 +19,12 @@ from sweeper.contract.trial import TrialResult
 from trainers.data import batches
 from trainers.data.batches import batch_sizes, order, plan
 from trainers.data.prepared import PreparedData, prepare_data
+from trainers.loops import Parts
 from trainers.loops import accelerate as accelerate_loop
 from trainers.methods import precision
-from trainers.methods.adapters import add_adapter
-from trainers.methods.model import load_base, load_tokenizer
-from trainers.methods.optimizers import portable_arguments, training_arguments
+from trainers.methods.optimizers import build_optimizer
+from trainers.model.source import load_tokenizer
+from trainers.setup import build_model, portable_arguments, training_arguments
 
 RunTrial = Callable[..., tuple[TrialResult, TrialFolder]]
 MakeConfig = Callable[..., Config]
@@ -72,9 +73,11 @@ def _gradients(config: Config, data: PreparedData) -> list[torch.Tensor]:
     from accelerate import Accelerator
 
     torch.manual_seed(0)
-    model: nn.Module = add_adapter(load_base(config, precision.device(config)), config)
+    model: nn.Module = build_model(config, precision.device(config))
     accelerator, work = Accelerator(cpu=True), plan(config, data.train)
-    batches = accelerate_loop._on_device(work, data, torch.device("cpu"))
+    arguments = training_arguments(config, work.steps, Path("unused"))
+    parts = Parts(config, work, data, model, arguments, build_optimizer(model, arguments))
+    batches = accelerate_loop._on_device(parts, torch.device("cpu"))
     accelerate_loop._accumulate(accelerator, model, batches, work.micro_targets[0])
     return [weight.grad for weight in model.parameters() if weight.grad is not None]
 

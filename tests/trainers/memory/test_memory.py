@@ -37,7 +37,7 @@ from trainers.memory.predict import PredictionError, predict
 from trainers.memory.steps import BatchShape
 from trainers.memory.storages import StorageMeter
 from trainers.meters.work import step_work
-from trainers.methods.model import architectures, load_config
+from trainers.model.source import architectures, load_config
 
 MakeConfig = Callable[..., Config]
 SIZES: dict[str, Any] = {

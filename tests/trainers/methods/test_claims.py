@@ -6,24 +6,24 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import peft
 import pytest
 from torch import nn
 
 from sweeper.contract.config import Config
 from sweeper.contract.folder import TrialFolder
 from sweeper.contract.trial import TrialResult
-from trainers.methods import precision
-from trainers.methods.active import model_activity
-from trainers.methods.adapters import add_adapter
-from trainers.methods.expected import mismatches, qualifications
-from trainers.methods.model import load_base
+from tests.support.sources import TRIAL_SOURCES, label
+from trainers.methods import adapters, precision
+from trainers.proof import NotActiveError, describe_model, find_mismatches, find_qualifications
+from trainers.setup import build_model
 
 MakeConfig = Callable[..., Config]
 RunTrial = Callable[..., tuple[TrialResult, TrialFolder]]
 
 
 def loaded(config: Config) -> nn.Module:
-    return add_adapter(load_base(config, precision.device(config)), config)
+    return build_model(config, precision.device(config))
 
 
 @pytest.fixture(scope="module")
@@ -73,18 +73,18 @@ def test_method_that_did_not_take_effect_is_named(
     found: dict[str, Any], said: str, sound: dict[str, Any], make_config: MakeConfig
 ) -> None:
     config = make_config(quantization="nf4")
-    assert mismatches(config, sound) == []
-    (reason,) = mismatches(config, sound | found)
+    assert find_mismatches(config, sound) == []
+    (reason,) = find_mismatches(config, sound | found)
     assert re.search(said, reason), reason
 
 
 def test_layers_that_stayed_whole_and_adapters_that_are_lacking_are_found(make_config: MakeConfig) -> None:
     config = make_config(quantization="nf4", **{"lora.target_modules": "all-linear"})
     model: Any = loaded(config)
-    assert mismatches(config, model_activity(model, config)) == []
+    assert find_mismatches(config, describe_model(model, config)) == []
     attention = model.get_base_model().model.layers[1].self_attn
     attention.q_proj = nn.Linear(128, 128)
-    active = model_activity(model, config)
+    active = describe_model(model, config)
     assert active["unquantized_linears"] == ["model.layers.1.self_attn.q_proj"] == active["adapters_missing"]
     assert active["adapters_beyond"] == []
 
@@ -95,9 +95,9 @@ def test_layers_that_stayed_whole_and_adapters_that_are_lacking_are_found(make_c
 def test_adapters_are_where_the_target_modules_say(targets: Any, make_config: MakeConfig) -> None:
     config = make_config(**{"lora.target_modules": targets})
     model = loaded(config)
-    assert mismatches(config, model_activity(model, config)) == []
+    assert find_mismatches(config, describe_model(model, config)) == []
     other = make_config(**{"lora.target_modules": ("o_proj",)})
-    active = model_activity(model, other)
+    active = describe_model(model, other)
     assert len(active["adapters_missing"]) == 2 and active["adapters_beyond"]
 
 
@@ -108,5 +108,30 @@ def test_paged_optimizer_on_a_cpu_is_recorded_as_unpaged(
     assert result.active["optimizer_paged"] is False
     assert "is not paged here" in result.definitions["optim"]
     paged = {"optimizer_paged": True}
-    assert qualifications(make_config(optim="paged_adamw_8bit"), paged) == {}
-    assert qualifications(make_config(), {"optimizer_paged": False}) == {}
+    assert find_qualifications(make_config(optim="paged_adamw_8bit"), paged) == {}
+    assert find_qualifications(make_config(), {"optimizer_paged": False}) == {}
+
+
+def test_what_the_loaded_model_shows_ends_the_trial_before_it_trains(
+    run_trial: RunTrial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def other_scaling(base: Any, settings: Any, **options: Any) -> Any:
+        settings.lora_alpha = 1
+        return peft.get_peft_model(base, settings, **options)
+
+    monkeypatch.setattr(adapters, "get_peft_model", other_scaling)
+    with pytest.raises(NotActiveError, match="scaling") as caught:
+        run_trial()
+    measured = caught.value.result.measurements
+    assert measured.steps is None and measured.eval_loss_before is None and measured.trainable_parameters
+
+
+def test_no_option_of_a_method_is_compared_outside_of_its_file() -> None:
+    """Else a method would be more than one place to change."""
+    compared = re.compile(r"config\.(quantization|checkpointing|attention|adapter|optim|precision)\b")
+    others = [path for path in TRIAL_SOURCES if "methods" not in path.parts]
+    found = {label(path): compared.findall(path.read_text(encoding="utf-8")) for path in others}
+    assert {name: options for name, options in found.items() if options} == {
+        "trainers/meters/utilization.py": ["precision"],  # the column of a table of devices' peaks
+        "trainers/production/publish.py": ["adapter", "adapter"],  # the kind of files that are published
+    }

@@ -192,9 +192,10 @@ def test_adafactor_state_is_factored(trained: Trained) -> None:
 
 
 def test_8_bit_optimizer_without_8_bit_state_is_not_measured_under_its_name(trained: Trained) -> None:
-    from trainers.methods.active import NotActiveError
+    from trainers.proof import NotActiveError
 
     with pytest.raises(NotActiveError, match=r"raise lora\.r") as caught:
         trained(optim="adamw_bnb_8bit", **{"lora.r": 2})
     assert caught.value.result.outcome is Outcome.CRASHED
     assert caught.value.result.active["optimizer_state_dtypes"] == {"float32": 16}
+    assert caught.value.result.measurements.steps == 1, "it shows after the first step: no other is paid"

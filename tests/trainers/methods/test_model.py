@@ -12,8 +12,10 @@ from transformers import BertConfig, GPT2Config, GPTNeoXConfig, Phi3Config, PhiC
 
 from sweeper.contract.config import Config
 from trainers.methods.adapters import check_targets, target_modules
-from trainers.methods.model import empty_model, load_base, load_config, max_positions, quantization
 from trainers.methods.precision import compute_dtype, device
+from trainers.methods.quantization import settings as quantization_settings
+from trainers.model.source import empty_model, load_config, max_positions
+from trainers.setup import load_base
 
 MakeConfig = Callable[..., Config]
 SMALL: dict[str, Any] = {
@@ -84,7 +86,7 @@ def test_nf4_is_doubly_quantised_and_computes_in_the_precision(
     precision: str, expected: torch.dtype, make_config: MakeConfig
 ) -> None:
     config = make_config(quantization="nf4", precision=precision)
-    settings = quantization(config)
+    settings = quantization_settings(config)
     assert settings is not None
     assert settings.bnb_4bit_use_double_quant and settings.bnb_4bit_quant_type == "nf4"
     assert settings.bnb_4bit_compute_dtype == compute_dtype(config) == expected

@@ -16,7 +16,7 @@ from sweeper.contract.trial import Outcome, TrialProgress, TrialResult, TrialSpe
 from tests.support.samples import QUICK
 from trainers.production.checkpoints import Checkpoints
 from trainers.production.packing import pack, unpack
-from trainers.production.run import Production
+from trainers.production.run import ProductionKeeper, open_production
 
 MakeConfig = Callable[..., Config]
 Produce = Callable[..., TrialResult]
@@ -31,7 +31,7 @@ def produce(make_config: MakeConfig, cache_dir: Path) -> Produce:
         if not folder.spec.exists():
             config = make_config(**{**STEPS, **overrides}).to_dict()
             folder.write_spec(TrialSpec("test", 0, "key", config, cache_dir=str(cache_dir), production=True))
-        return Production(folder.read_spec(), folder).run()
+        return open_production(folder.read_spec(), folder).run()
 
     return run
 
@@ -110,7 +110,7 @@ def test_peak_memory_is_that_of_a_trial_without_checkpoints(
         torch.ones(300 * 2**20, dtype=torch.uint8)
 
     monkeypatch.setattr(Checkpoints, "save", save)
-    monkeypatch.setattr(Production, "_conclude", lambda *_: None)
+    monkeypatch.setattr(ProductionKeeper, "choose_weights", lambda keeper, model, loss: loss)
     options = {"production.steps": 4, "evaluate.general": 0}
     measured = produce(ProductionFolder(tmp_path / "run"), **options).measurements
     assert measured.peak_memory_bytes is not None and measured.peak_memory_bytes < 200 * 2**20

@@ -1,26 +1,21 @@
-"""The tokenizer, the base model as it is to be held and computed, and what can be known of it without
-its weights."""
+"""Where a model comes from: its files, tokenizer and configuration, and what is known without its weights."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import init_empty_weights
-from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
-    BitsAndBytesConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
-from sweeper.contract.config import Config, ModelConfig
-from trainers.methods.precision import compute_dtype, weights_dtype
+from sweeper.contract.config import ModelConfig
 
 EMBEDDED = "embedded:tiny"
 ARCHITECTURE = "arch:"
@@ -28,10 +23,8 @@ ARCHITECTURE = "arch:"
 
 
 ARCHITECTURES = Path(__file__).parents[1] / "architectures"
-
-
-CHECKPOINTING = {"use_reentrant": False}
-"""Arguments of `torch.utils.checkpoint.checkpoint`: reentrant checkpointing needs inputs with gradients."""
+LOADING_ERRORS = (OSError, ValueError, ImportError, KeyError)
+"""What `from_pretrained` and `from_config` raise for a model that cannot be had."""
 
 
 def model_path(model: ModelConfig) -> str:
@@ -103,64 +96,6 @@ def empty_model(model: ModelConfig, attention: str | None = None) -> PreTrainedM
     return built
 
 
-def load_base(config: Config, device: torch.device) -> PreTrainedModel:
-    """The base model on its device, quantised and with the attention that was asked for."""
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        **base_source(config.model),
-        dtype=weights_dtype(config),
-        attn_implementation=config.attention,
-        quantization_config=quantization(config),
-        device_map={"": str(device)},
-        use_safetensors=True,
-    )
-    return configure(model, config)
-
-
-def configure(model: PreTrainedModel, config: Config) -> PreTrainedModel:
-    """Set a base model that has its weights up for training."""
-    model.config.use_cache = False
-    if config.quantization == "nf4":
-        _hold_4bit_layers(model)
-    if config.checkpointing:
-        model.activation_checkpointing_enable(CHECKPOINTING)
-    return model
-
-
-def quantization(config: Config) -> BitsAndBytesConfig | None:
-    """int8 is LLM.int8() (arXiv 2208.07339), nf4 is QLoRA's type with double quantisation
-    (arXiv 2305.14314)."""
-    if config.quantization == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    if config.quantization == "nf4":
-        return BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=compute_dtype(config),
-        )
-    return None
-
-
-def _hold_4bit_layers(model: nn.Module) -> None:
-    """Keep bitsandbytes' 4-bit layers as they were asked for; their first use may change them."""
-    from bitsandbytes.nn import Linear4bit  # type: ignore[attr-defined]
-
-    for module in model.modules():
-        if isinstance(module, Linear4bit):
-            # else the compute type follows the input: float32 after a norm, whatever autocast says
-            module.compute_type_is_set = True
-            # else an evaluation on a CPU with AVX512-BF16 repacks the weights into an inference format
-            # through which no gradient flows, and training goes on without learning
-            module.support_avx512bf16_for_cpu = False
-
-
-def parameter_counts(model: nn.Module) -> tuple[int, int]:
-    """Trainable and total parameters; a packed 4-bit weight counts each of its logical elements."""
-    sizes = [(logical_elements(parameter), parameter.requires_grad) for parameter in model.parameters()]
-    return sum(size for size, trainable in sizes if trainable), sum(size for size, _ in sizes)
-
-
-def logical_elements(parameter: torch.Tensor) -> int:
-    """Elements of a weight; those that a packed one stands for."""
-    packed = getattr(parameter, "quant_state", None)
-    return int(packed.shape.numel()) if packed is not None else parameter.numel()
+def shorten(error: BaseException) -> str:
+    """The beginning of a library's message, on one line."""
+    return " ".join(str(error).split())[:300]
