@@ -15,9 +15,14 @@ def choose_devices(spec: TrialSpec) -> None:
     if spec.cpus is not None:
         os.sched_setaffinity(0, spec.cpus)
     if spec.devices is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = spec.devices
-        if "HIP_VISIBLE_DEVICES" in os.environ:  # which ROCm heeds first
-            os.environ["HIP_VISIBLE_DEVICES"] = spec.devices
+        show_devices(spec.devices)
+
+
+def show_devices(names: str) -> None:
+    """Let CUDA and ROCm see these GPUs only."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = names
+    if "HIP_VISIBLE_DEVICES" in os.environ:  # which ROCm heeds first
+        os.environ["HIP_VISIBLE_DEVICES"] = names
 
 
 def require_devices(spec: TrialSpec, config: Config) -> None:

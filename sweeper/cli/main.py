@@ -126,8 +126,8 @@ def _run_study(arguments: Sequence[str], config_name: str) -> int:
     from sweeper.cli import display
     from sweeper.config.cell import ConfigurationError
     from sweeper.contract.json_files import UnreadableFileError
+    from sweeper.preflight.slots import BusyDeviceError
     from sweeper.scheduler.ledger import StorageError
-    from sweeper.scheduler.slots import BusyDeviceError
     from sweeper.study.folder import StudyIsBusyError
     from sweeper.sweep import sweep
 

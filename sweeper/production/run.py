@@ -17,11 +17,14 @@ from sweeper.analysis.open import TAKEN, OpenStudy, open_study
 from sweeper.config.cell import Cell, ConfigurationError
 from sweeper.contract.config import Config
 from sweeper.contract.folder import ProductionFolder
+from sweeper.contract.json_files import write_json
 from sweeper.contract.stamps import digest
 from sweeper.contract.trial import Outcome, Problem, TrialProgress, TrialSpec
-from sweeper.launchers.local import LocalLauncher
+from sweeper.launchers.local import LocalLauncher, local_launcher
+from sweeper.launchers.sight import see_machine
 from sweeper.machine import machine
 from sweeper.preflight.inputs import Identities
+from sweeper.preflight.slots import await_slot
 from sweeper.production.card import Origin
 from sweeper.production.config import production_config
 from sweeper.production.promise import Kept, compare
@@ -85,6 +88,7 @@ def take_order(arguments: Sequence[str]) -> Order:
     Raises ConfigurationError, NoStudyError, UnreadableFileError or NothingToProduceError.
     """
     study = open_study([item for item in arguments if item.startswith(TAKEN)])
+    see_machine(local_launcher)
     if refusal := study.without_password():
         raise NothingToProduceError(refusal)
     wanted = _wanted_trial(arguments)
@@ -124,7 +128,7 @@ def _cell(study: OpenStudy, wanted: int | None) -> MeasuredCell:
 
 def produce(order: Order, watch: Watch, say: Say = lambda line: None) -> Produced:
     """Do whatever is missing of the order. Raises StudyIsBusyError, ConfigurationError when model or data
-    cannot be had, and KeyboardInterrupt after ending the training."""
+    cannot be had, BusyDeviceError, and KeyboardInterrupt after ending the training."""
     study = order.study
     use_store(study.tracking_uri)
     with study.folder.locked(), _launcher(study.folder) as launcher:
@@ -134,7 +138,8 @@ def produce(order: Order, watch: Watch, say: Say = lambda line: None) -> Produce
             _set_aside(folder)
         was_finished = _is_finished(folder)
         if not was_finished:
-            _begin(folder, spec)
+            slot = await_slot(order.config, machine(), say)
+            _begin(folder, dataclasses.replace(spec, devices=slot.device))
             _tell(say, show_run(study, folder, spec))  # now: the store's first use would slow training down
             try:
                 _train(folder, launcher, watch)
@@ -182,6 +187,8 @@ def _begin(folder: ProductionFolder, spec: TrialSpec) -> None:
     """Make the folder, or take up the one that is there: a failed run goes on from its last checkpoint."""
     if not folder.spec.exists():
         folder.write_spec(spec)
+    elif (before := folder.read_spec()).devices != spec.devices:
+        write_json(folder.spec, dataclasses.asdict(dataclasses.replace(before, devices=spec.devices)))
     folder.result.unlink(missing_ok=True)
     folder.stop.unlink(missing_ok=True)
 

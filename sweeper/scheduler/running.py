@@ -16,8 +16,8 @@ from sweeper.contract.stamps import now
 from sweeper.contract.trial import Outcome, TrialProgress, TrialResult, TrialSpec
 from sweeper.launchers.base import Job
 from sweeper.preflight.inputs import tail
+from sweeper.preflight.slots import Slot
 from sweeper.scheduler.board import CellState
-from sweeper.scheduler.slots import Slot
 from sweeper.strategies.base import Proposal
 from sweeper.study.endings import explain_ending
 

@@ -21,7 +21,7 @@ from sweeper.space.space import Space
 from sweeper.study.records import StudyRecord, TrialRecord, reproduction
 from tests.support.sources import ROOT
 
-HERE = Machine((), None, flash_attn=False, cpu="test")
+HERE = Machine(cpu="test")
 """A machine without a GPU."""
 
 

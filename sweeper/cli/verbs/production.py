@@ -9,6 +9,7 @@ from typing import Any
 
 from sweeper.cli.verbs import reading_verb
 from sweeper.contract.trial import Outcome
+from sweeper.preflight.slots import BusyDeviceError
 from sweeper.production.promise import Kept
 from sweeper.production.run import NothingToProduceError, Order, Produced, produce, take_order
 from sweeper.study.records import TrialRecord
@@ -29,7 +30,7 @@ def run(arguments: Sequence[str]) -> int:
         print("\n".join(_announcement(order)))
         with watching(console) as watch:
             produced = produce(order, watch, print)
-    except NothingToProduceError as error:
+    except (NothingToProduceError, BusyDeviceError) as error:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
