@@ -133,7 +133,10 @@ class Trial:
 
     def _describe_training(self, recorder: Recorder, parts: Parts) -> None:
         speed = recorder.speed(self.config.trial.warmup_steps)
-        self._found |= utilization(parts.model, parts.optimizer, self.config, parts.plan, speed, self.device)
+        kept = Path(self._spec.cache_dir) if self._spec.cache_dir else None
+        self._found |= utilization(
+            parts.model, parts.optimizer, self.config, parts.plan, speed, self.device, kept
+        )
         self._found["optimizer_state_bytes"] = optimizers.state_bytes(parts.optimizer)
         self._active |= activity.step_activity(recorder.probe, recorder.updates)
         self._active |= activity.optimizer_activity(parts.optimizer)
