@@ -57,7 +57,7 @@ VENDORS = re.compile(r"^((NVIDIA|Tesla|GeForce|AMD|Instinct) )*")
 
 
 def peak_flops(device_name: str, precision: str) -> float | None:
-    """Peak of a device by its whole name: a variant or a slice is another device. None where it is not known."""
+    """Peak of a device by its whole name: a variant or a slice is another one. None where it is unknown."""
     name = VENDORS.sub("", device_name)
     found = next((peak for peak in PEAKS if re.fullmatch(peak.name, name)), None)
     return found.of(arithmetic_of(precision)) if found else None

@@ -2,7 +2,8 @@
 
 Model FLOPs utilisation counts the operations that the step needs, hardware FLOPs utilisation also those that
 checkpointing repeats; `trainers/meters/work.py` states the convention. Both are shares of the device's peak
-in the arithmetic of `precision`: of its datasheet's, or of a matrix product measured on it where it is not listed.
+in the arithmetic of `precision`: of its datasheet's, or of a matrix product measured on it where it is not
+listed.
 """
 
 from __future__ import annotations
