@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 
-from sweeper.contract.json_files import write_json
+from sweeper.contract.json_files import read_json, write_json
 from trainers import devices
+from trainers.meters.ceilings import copied_bytes_per_s, measured_ceiling, product_flops_per_s
 from trainers.meters.readers import driver_version
 from trainers.process import show_devices
 
@@ -23,8 +24,24 @@ HIDING = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
 
 
 def main(folder: Path) -> None:
-    """Write `folder/seen.json`: what torch is, and every visible GPU as a trial would see it."""
-    write_json(folder / "seen.json", look())
+    """Write `folder/seen.json`: what torch is, and every visible GPU as a trial would see it.
+
+    With `measure` in `folder/machine.json`, the ceilings of that GPU instead, kept in its `cache_dir`.
+    """
+    asked = read_json(folder / "machine.json") if (folder / "machine.json").exists() else {}
+    found = measure(asked["measure"], Path(asked["cache_dir"])) if "measure" in asked else look()
+    write_json(folder / "seen.json", found)
+
+
+def measure(name: str, cache_dir: Path) -> dict[str, float | None]:
+    """The rates of a bf16 matrix product and of copying on the GPU of that name; this process uses CUDA."""
+    show_devices(name)
+    gpu = torch.device("cuda", 0)
+    model = torch.cuda.get_device_name(gpu)
+    return {
+        "bf16": measured_ceiling(cache_dir, model, "bf16", lambda: product_flops_per_s(gpu, "bf16")),
+        "copy": measured_ceiling(cache_dir, model, "copy", lambda: copied_bytes_per_s(gpu)),
+    }
 
 
 def look() -> dict[str, Any]:
