@@ -217,7 +217,7 @@ def _target_problems(config: Config) -> list[Problem]:
 
 
 def _attention(config: Config) -> list[Problem]:
-    if config.attention == "flash_attention_2" and not _has_flash_attention(config):
+    if config.attention.startswith("flash_attention") and not _has_flash_attention(config):
         return []  # the rules of the driver have said so
     try:
         empty_model(config.model, config.attention)
@@ -234,7 +234,8 @@ def _attention(config: Config) -> list[Problem]:
 
 
 def _has_flash_attention(config: Config) -> bool:
-    return device(config).type == "cuda" and importlib.util.find_spec("flash_attn") is not None
+    module = "flash_attn_interface" if config.attention == "flash_attention_3" else "flash_attn"
+    return device(config).type == "cuda" and importlib.util.find_spec(module) is not None
 
 
 def _quantization_problems(config: Config) -> list[Problem]:

@@ -78,8 +78,8 @@ def _predict(
     )
 
     def set_padded(value: bool) -> None:
-        # FlashAttention-2 takes the lengths of sequences and no mask
-        padded[0] = value and config.attention != "flash_attention_2"
+        # FlashAttention takes the lengths of sequences and no mask
+        padded[0] = value and not config.attention.startswith("flash_attention")
 
     try:
         with _quietly(), cuda_kernels() if on_cuda else nullcontext():
