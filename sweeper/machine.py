@@ -187,6 +187,14 @@ def device_memory_bytes() -> int | None:
     return min((device.total_bytes for device in machine().usable if device.total_bytes), default=None)
 
 
+def free_memory_bytes() -> int | None:
+    """Memory that every CUDA device had free when it was looked at, in steps of a 32nd of the device: what a
+    desktop takes varies, and `batch.micro=auto` must not vary with it."""
+    found = [(device.free_bytes, device.total_bytes) for device in machine().usable]
+    steps = [total // 32 * (free * 32 // total) for free, total in found if free is not None and total]
+    return min(steps, default=None)
+
+
 def _kernels() -> frozenset[str]:
     return frozenset(kernel for kernel, package in ATTENTION_PACKAGES.items() if _version(package))
 

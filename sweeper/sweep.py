@@ -20,7 +20,7 @@ from sweeper.contract.trial import Problem
 from sweeper.launchers.base import Launcher
 from sweeper.launchers.local import local_launcher
 from sweeper.launchers.sight import see_machine
-from sweeper.machine import device_memory_bytes, machine
+from sweeper.machine import device_memory_bytes, free_memory_bytes, machine
 from sweeper.preflight.bill import bill_lines
 from sweeper.preflight.inputs import Identities
 from sweeper.preflight.memory import MemoryScreen
@@ -94,7 +94,7 @@ def sweep(
     with launching() as launcher, closing(Preload(_tracking_uri(space.config))) as preload:
         identities = Identities(launcher, root / CACHE, machine())
         identities.look(space.cells)
-        memory = MemoryScreen(launcher, root / CACHE, device_memory_bytes())
+        memory = MemoryScreen(launcher, root / CACHE, device_memory_bytes(), free_memory_bytes())
         for cell in space.cells:
             memory.sized(cell)  # a mistake, where that cannot be done
         preload.wait()

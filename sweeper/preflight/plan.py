@@ -13,7 +13,14 @@ from sweeper.contract.prediction import MemoryPrediction
 from sweeper.contract.trial import GIB, Problem
 from sweeper.launchers.local import local_launcher
 from sweeper.launchers.sight import see_machine
-from sweeper.machine import ATTENTION_PACKAGES, Device, Machine, device_memory_bytes, machine
+from sweeper.machine import (
+    ATTENTION_PACKAGES,
+    Device,
+    Machine,
+    device_memory_bytes,
+    free_memory_bytes,
+    machine,
+)
 from sweeper.preflight.bill import Bill, bill
 from sweeper.preflight.fixes import Change, changes, combination
 from sweeper.preflight.inputs import Identities
@@ -56,7 +63,7 @@ def asking(overrides: Sequence[str]) -> Iterator[tuple[list[Asked], Iterator[str
         with initialized_hydra():
             asked = expand(overrides, "config", supposed_machine(overrides)).cells
         cache_dir = Path(asked[0].config.study.root) / CACHE
-        screen = MemoryScreen(launcher, cache_dir, device_memory_bytes())
+        screen = MemoryScreen(launcher, cache_dir, device_memory_bytes(), free_memory_bytes())
         cells = [screen.sized(cell) for cell in asked]
         answers = screen.look([cell.config for cell in cells])
         found = [
@@ -79,7 +86,7 @@ def plan(overrides: Sequence[str]) -> Bill:
         problems += _mistakes(
             lambda: Identities(launcher, cache_dir, supposed).look(_to_look_at(cells, here))
         )
-        screen = MemoryScreen(launcher, cache_dir, device_memory_bytes())
+        screen = MemoryScreen(launcher, cache_dir, device_memory_bytes(), free_memory_bytes())
         cells = _sound(cells, problems)
         for cell in cells:
             problems += _mistakes(lambda cell=cell: screen.sized(cell))  # type: ignore[misc]

@@ -18,7 +18,15 @@ from sweeper.contract.config import Config, TrialConfig
 from sweeper.contract.json_files import write_json
 from sweeper.launchers import sight
 from sweeper.launchers.local import Job
-from sweeper.machine import Machine, bare_machine, is_known, machine_seen
+from sweeper.machine import (
+    Machine,
+    bare_machine,
+    device_memory_bytes,
+    free_memory_bytes,
+    is_known,
+    machine_seen,
+    remember,
+)
 from tests.support.commands import SHORT, new_sweeper
 
 ONE_GPU = """
@@ -130,6 +138,16 @@ def test_a_display_card_on_which_cuda_does_not_start_is_left_alone(nvidia: None)
     found = machine_seen({**CUDA, "devices": [display, H100]})
     assert found.device == H100["name"] and [item.visible_as for item in found.usable] == ["0"]
     assert refusals(found) == [] and not found.is_mixed
+
+
+def test_free_memory_is_told_in_steps_so_that_a_desktop_sizes_alike(
+    nvidia: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sweeper.machine._remembered", [])
+    total = 32 << 30
+    for free in (int(30.2 * 2**30), int(30.9 * 2**30)):
+        remember(machine_seen({**CUDA, "devices": [{**H100, "total_bytes": total, "free_bytes": free}]}))
+        assert (device_memory_bytes(), free_memory_bytes()) == (total, 30 << 30)
 
 
 def test_unlike_gpus_are_refused_with_the_way_to_choose(nvidia: None) -> None:
