@@ -156,9 +156,9 @@ def _trouble(seen: Mapping[str, Any], devices: tuple[Device, ...]) -> Problem | 
     return Problem(rule, "trial.device", "auto", f"{built}{driver}: {remedy}")
 
 
-def hides_gpus() -> bool:
-    """Whether the user has hidden every GPU."""
-    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+def hides_gpus(variable: str = "CUDA_VISIBLE_DEVICES") -> bool:
+    """Whether the user has hidden every GPU by this variable."""
+    listed = os.environ.get(variable)
     return listed is not None and listed.split(",")[0].strip() in ("", "-1")
 
 
@@ -169,7 +169,8 @@ def has_nvidia_gpu() -> bool:
 
 def has_amd_gpu() -> bool:
     """Whether the driver of AMD's compute devices is loaded."""
-    return not hides_gpus() and Path("/dev/kfd").exists()
+    hidden = hides_gpus() or hides_gpus("HIP_VISIBLE_DEVICES")
+    return not hidden and Path("/dev/kfd").exists()
 
 
 def _nvml_count() -> int:

@@ -122,7 +122,8 @@ def configure(model: PreTrainedModel, config: Config) -> PreTrainedModel:
     if config.quantization == "nf4":
         _hold_4bit_layers(model)
     if config.checkpointing:
-        model.activation_checkpointing_enable(CHECKPOINTING)
+        older = model.gradient_checkpointing_enable  # its name before transformers 5.23
+        getattr(model, "activation_checkpointing_enable", older)(CHECKPOINTING)
     return model
 
 
