@@ -30,6 +30,7 @@ from sweeper.production.config import production_config
 from sweeper.production.promise import Kept, compare
 from sweeper.production.publish import POLL_S, Published, publish, use_store, write_papers
 from sweeper.production.tracking import end_run, show_run
+from sweeper.study.endings import explain_ending
 from sweeper.study.folder import CACHE, StudyFolder
 from sweeper.study.masking import mask, without_passwords
 from sweeper.study.records import TrialRecord
@@ -72,6 +73,8 @@ class Produced:
     """Whether it had ended before and nothing was trained."""
     kept: tuple[Kept, ...] = ()
     published: Published = field(default_factory=Published)
+    ending: str | None = None
+    """How the training's process ended, where it left no result."""
 
     @property
     def is_complete(self) -> bool:
@@ -136,17 +139,17 @@ def produce(order: Order, watch: Watch, say: Say = lambda line: None) -> Produce
         folder = study.folder.production(spec.key)
         if _is_finished(folder) and order.config.production.fresh:
             _set_aside(folder)
-        was_finished = _is_finished(folder)
+        was_finished, ending = _is_finished(folder), None
         if not was_finished:
             slot = await_slot(order.config, machine(), say)
             _begin(folder, dataclasses.replace(spec, devices=slot.device))
             _tell(say, show_run(study, folder, spec))  # now: the store's first use would slow training down
             try:
-                _train(folder, launcher, watch)
+                ending = _train(folder, launcher, watch)
             finally:
                 _tell(say, end_run(study, folder))
         record = TrialRecord(folder.read_spec(), folder.read_result(), folder, folder.read_progress())
-        produced = Produced(order, folder, record, was_finished)
+        produced = Produced(order, folder, record, was_finished, ending=ending)
         return _finish(produced, launcher) if produced.is_complete else produced
 
 
@@ -193,7 +196,8 @@ def _begin(folder: ProductionFolder, spec: TrialSpec) -> None:
     folder.stop.unlink(missing_ok=True)
 
 
-def _train(folder: ProductionFolder, launcher: LocalLauncher, watch: Watch) -> None:
+def _train(folder: ProductionFolder, launcher: LocalLauncher, watch: Watch) -> str | None:
+    """Train to the end; how the process ended, where it left no result."""
     job = launcher.submit("trial", folder.path, folder.stdout, folder.stderr)
     try:
         while not job.done():
@@ -201,6 +205,7 @@ def _train(folder: ProductionFolder, launcher: LocalLauncher, watch: Watch) -> N
             watch(last_lines(folder.progress))
     finally:
         job.kill()
+    return None if folder.result.exists() else explain_ending(job.exit_code or 0, folder.stderr)[1]
 
 
 def last_lines(path: Path) -> list[TrialProgress]:

@@ -122,7 +122,7 @@ def configure(model: PreTrainedModel, config: Config) -> PreTrainedModel:
     if config.quantization == "nf4":
         _hold_4bit_layers(model)
     if config.checkpointing:
-        older = model.gradient_checkpointing_enable  # its name before transformers 5.23
+        older = model.gradient_checkpointing_enable  # the name in older versions
         getattr(model, "activation_checkpointing_enable", older)(CHECKPOINTING)
     return model
 

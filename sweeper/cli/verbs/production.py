@@ -52,7 +52,7 @@ def _announcement(order: Order) -> Iterator[str]:
 def _report(produced: Produced) -> Iterator[str]:
     record, folder = produced.record, produced.folder
     if record.result is None:
-        yield f"The training's process ended without a result: see {folder.stderr}."
+        yield f"{produced.ending}."
         yield "The same command goes on from the last checkpoint."
         return
     if produced.was_finished:
