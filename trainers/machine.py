@@ -28,7 +28,7 @@ def main(folder: Path) -> None:
 
     With `measure` in `folder/machine.json`, the ceilings of that GPU instead, kept in its `cache_dir`.
     """
-    asked = read_json(folder / "machine.json") if (folder / "machine.json").exists() else {}
+    asked = read_json(folder / "machine.json")
     found = measure(asked["measure"], Path(asked["cache_dir"])) if "measure" in asked else look()
     write_json(folder / "seen.json", found)
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 from sweeper.contract.config import Config
-from sweeper.contract.json_files import read_json, write_json
 from sweeper.launchers.base import Launcher
 from sweeper.launchers.local import local_launcher
-from sweeper.launchers.sight import ask_machine
+from sweeper.launchers.sight import ask_about_gpus, ask_machine
 from sweeper.machine import Machine, is_known, machine, remember
 from sweeper.study.folder import CACHE
 
-POLL_S = 0.2
 Ceilings = dict[str, dict[str, float | None]]
 """GPU -> what was measured (`bf16`: operations of a matrix product; `copy`: bytes read and written) -> per
 second."""
@@ -35,12 +32,7 @@ def measure_ceilings(launcher: Launcher, seen: Machine) -> Ceilings:
     cache_dir = str((Path(Config().study.root) / CACHE).absolute())
     found: Ceilings = {}
     for name, visible_as in devices.items():
-        with tempfile.TemporaryDirectory(prefix="sweeper-ceilings-") as folder_name:
-            folder = Path(folder_name)
-            write_json(folder / "machine.json", {"measure": visible_as, "cache_dir": cache_dir})
-            job = launcher.submit("machine", folder, folder / "stdout.log", folder / "stderr.log")
-            while not job.done():
-                launcher.wait(POLL_S)
-            if (folder / "seen.json").exists():
-                found[name] = read_json(folder / "seen.json")
+        rates, _ = ask_about_gpus(launcher, {"measure": visible_as, "cache_dir": cache_dir})
+        if rates is not None:
+            found[name] = rates
     return found

@@ -27,6 +27,7 @@ from sweeper.machine import (
     machine_seen,
     remember,
 )
+from sweeper.preflight.sight import measure_ceilings
 from tests.support.commands import SHORT, new_sweeper
 
 ONE_GPU = """
@@ -199,3 +200,10 @@ def test_a_cpu_build_of_torch_beside_a_gpu_ends_in_one_message(
     refused = new_sweeper(tmp_path, "lora.r=8", *SHORT)
     assert refused.returncode == 2 and not list(tmp_path.glob("studies/*/trials")), refused.stderr
     assert "built without CUDA" in refused.stderr and refused.stderr.count("set trial.device=cpu") == 1
+
+
+def test_ceilings_are_measured_once_for_each_kind_of_gpu(nvidia: None) -> None:
+    rates = {"bf16": 7e14, "copy": 3e12}
+    alike = machine_seen({**CUDA, "devices": [H100, {**H100, "visible_as": "1"}]})
+    assert measure_ceilings(Answering(rates), alike) == {"NVIDIA H100 80GB HBM3": rates}
+    assert measure_ceilings(Answering(None), alike) == {}
