@@ -54,9 +54,11 @@ def portable_arguments(config: Config, steps: int) -> dict[str, Any]:
     Here `trainers.methods.model` enables checkpointing, and a Trainer that is asked for it would do so again.
     """
     values = {"output_dir": "output", **_argument_values(config, steps)}
-    values["activation_checkpointing"] = config.checkpointing
+    names = ("activation_checkpointing", "gradient_checkpointing")  # the second in older versions
+    name = next(name for name in names if name in TrainingArguments.__dataclass_fields__)
+    values[name] = config.checkpointing
     if config.checkpointing:
-        values["activation_checkpointing_kwargs"] = CHECKPOINTING
+        values[f"{name}_kwargs"] = CHECKPOINTING
     return values
 
 
