@@ -21,10 +21,12 @@ from sweeper.contract.study_config import StudyConfig
 from sweeper.contract.trial import Problem
 from sweeper.launchers.base import Launcher
 from sweeper.launchers.local import local_launcher
-from sweeper.machine import device_memory_bytes, machine
+from sweeper.launchers.sight import see_machine
+from sweeper.machine import device_memory_bytes, free_memory_bytes, machine
 from sweeper.preflight.bill import bill_lines
 from sweeper.preflight.inputs import Identities
 from sweeper.preflight.memory import MemoryScreen
+from sweeper.preflight.slots import Slot, make_slots
 from sweeper.ranking.ranking import Ranking
 from sweeper.ranking.rule import Rule
 from sweeper.report import write as write_report
@@ -32,7 +34,6 @@ from sweeper.scheduler.board import Board, Listener
 from sweeper.scheduler.budget import Budget
 from sweeper.scheduler.ledger import OptunaStudy
 from sweeper.scheduler.scheduler import Scheduler
-from sweeper.scheduler.slots import Slot, make_slots
 from sweeper.space.expand import expand
 from sweeper.space.space import Space
 from sweeper.strategies.asking import Asking
@@ -88,13 +89,14 @@ def sweep(
     Needs an initialised Hydra. Raises ConfigurationError (nothing was written), StudyIsBusyError,
     BusyDeviceError, or StorageError.
     """
+    see_machine(launching)
     space, slots = _checked(arguments, config_name, launching)
     root = Path(space.config.study.root)
     folder = StudyFolder(root / (space.config.study.name or space.name))
     with launching() as launcher, closing(Preload(_tracking_uri(space.config))) as preload:
         identities = Identities(launcher, root / CACHE, machine())
         identities.look(space.cells)
-        memory = MemoryScreen(launcher, root / CACHE, device_memory_bytes())
+        memory = MemoryScreen(launcher, root / CACHE, device_memory_bytes(), free_memory_bytes())
         for cell in space.cells:
             memory.sized(cell)  # a mistake, where that cannot be done
         preload.wait()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any, NoReturn
@@ -64,12 +64,25 @@ def _ask() -> dict[str, Any]:
 
 
 def _in_child(ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What `ask` returns in a fork of this process; nothing when it fails there."""
+    (answer,) = ask_children([ask])
+    return answer
+
+
+def ask_children(asks: Sequence[Callable[[], dict[str, Any]]]) -> list[dict[str, Any]]:
+    """What each function returns in a fork of this process, all at a time; nothing for one that fails."""
+    return [_hear(*child) for child in [_fork(ask) for ask in asks]]
+
+
+def _fork(ask: Callable[[], dict[str, Any]]) -> tuple[int, int]:
     read_end, write_end = os.pipe()
     pid = os.fork()
     if pid == 0:
         _answer(ask, write_end)
     os.close(write_end)
+    return pid, read_end
+
+
+def _hear(pid: int, read_end: int) -> dict[str, Any]:
     with os.fdopen(read_end, "rb") as pipe:
         said = pipe.read()
     os.waitpid(pid, 0)

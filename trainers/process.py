@@ -6,6 +6,7 @@ import os
 import resource
 from pathlib import Path
 
+from sweeper.contract.config import Config
 from sweeper.contract.trial import GIB, TrialSpec
 
 
@@ -14,7 +15,25 @@ def choose_devices(spec: TrialSpec) -> None:
     if spec.cpus is not None:
         os.sched_setaffinity(0, spec.cpus)
     if spec.devices is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = spec.devices
+        show_devices(spec.devices)
+
+
+def show_devices(names: str) -> None:
+    """Let CUDA and ROCm see these GPUs only."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = names
+    if "HIP_VISIBLE_DEVICES" in os.environ:  # which ROCm heeds first
+        os.environ["HIP_VISIBLE_DEVICES"] = names
+
+
+def require_devices(spec: TrialSpec, config: Config) -> None:
+    """Start CUDA where the trial was given a GPU, which must not be measured as one on a CPU.
+
+    Raises what torch says of a GPU that does not start.
+    """
+    import torch
+
+    if spec.devices is not None and config.trial.device != "cpu":
+        torch.cuda.init()  # type: ignore[no-untyped-call]
 
 
 def use_threads(spec: TrialSpec) -> None:

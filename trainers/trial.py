@@ -90,7 +90,7 @@ class Trial:
         recorder = record.recorder = self._recorder(parts, journal, is_probe)
         with self._phase("train", journal):
             LOOPS[record.config.trainer](parts, recorder)
-        self._describe_training(recorder, parts)
+        self._describe_training(recorder, parts, cache_dir)
         ending = recorder.ending
         outcome = ending.outcome if ending else Outcome.COMPLETED
         if outcome in EVALUATED and not is_probe:
@@ -143,11 +143,11 @@ class Trial:
         self._record.active |= proof.describe_step(probe) | proof.describe_optimizer(optimizer)
         self._refuse_false_names()
 
-    def _describe_training(self, recorder: Recorder, parts: Parts) -> None:
+    def _describe_training(self, recorder: Recorder, parts: Parts, cache_dir: Path) -> None:
         record = self._record
         speed = recorder.speed(parts.config.trial.warmup_steps)
         record.found |= utilization(
-            parts.model, parts.optimizer, parts.config, parts.plan, speed, record.device
+            parts.model, parts.optimizer, parts.config, parts.plan, speed, record.device, cache_dir
         )
         record.found["optimizer_state_bytes"] = optimizers.state_bytes(parts.optimizer)
         record.active["weights_moved"] = recorder.probe.weights_moved() if recorder.updates else None

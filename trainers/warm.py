@@ -116,11 +116,16 @@ def _redirect(stdout: str, stderr: str) -> None:
 
 def _work(verb: str, folder: Path) -> int:
     from trainers import __main__ as trial
-    from trainers import prepare
+    from trainers import machine, prepare
     from trainers.memory import __main__ as predict
     from trainers.production import publish
 
-    others = {"memory": predict.main, "prepare": prepare.main, "publish": publish.main}
+    others = {
+        "machine": machine.main,
+        "memory": predict.main,
+        "prepare": prepare.main,
+        "publish": publish.main,
+    }
     if verb in others:
         others[verb](folder)
         return 0

@@ -18,6 +18,7 @@ in the memory you have, without hurting quality.
 
   python -m sweeper -m KEY=VALUE,VALUE … [KEY=VALUE …]   sweep: one trial per combination
   python -m sweeper [KEY=VALUE …]                        one trial
+  python -m sweeper machine                              what trials see of this machine; which methods run
   python -m sweeper memory [KEY=VALUE …]                 predicted peak memory, without weights or a GPU
   python -m sweeper plan -m KEY=VALUE,VALUE …            what a sweep will take: memory, time, price
   python -m sweeper paper [ROOT]                         the paper's figures, predicted and measured
@@ -46,7 +47,7 @@ Exit codes: 0 done, 1 no trial satisfies the rule or the study could not run, 2 
 configuration (nothing was run), 130 interrupted (the same command continues).
 """
 HIDDEN_OPTIM = "and every optimizer name of transformers"
-VERBS = tuple("best export memory options paper plan production report studies sync ui".split())
+VERBS = tuple("best export machine memory options paper plan production report studies sync ui".split())
 """The first word of a command line that is no study: `sweeper/verbs/` holds a file for each."""
 
 
@@ -126,8 +127,8 @@ def _run_study(arguments: Sequence[str], config_name: str) -> int:
     from sweeper.cli import display
     from sweeper.config.cell import ConfigurationError
     from sweeper.contract.json_files import UnreadableFileError
+    from sweeper.preflight.slots import BusyDeviceError
     from sweeper.scheduler.ledger import StorageError
-    from sweeper.scheduler.slots import BusyDeviceError
     from sweeper.study.folder import StudyIsBusyError
     from sweeper.sweep import sweep
 

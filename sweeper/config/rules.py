@@ -9,14 +9,29 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from sweeper.contract.config import Config
 from sweeper.contract.trial import Outcome, Problem
-from sweeper.machine import Machine, uses_cuda
+from sweeper.machine import ATTENTION_PACKAGES, Machine, uses_cuda
 
 Rule = Callable[[Config, Machine], Iterator[Problem]]
 
+BF16_CAPABILITY = (8, 0)
+"""CUDA C++ Programming Guide, arithmetic instructions: bfloat16 from compute capability 8.0."""
+FLASH_CAPABILITY = {
+    "flash_attention_2": (8, 0),
+    "flash_attention_3": (9, 0),
+    "flash_attention_4": (9, 0),
+}
+"""Lowest compute capability, as the README of Dao-AILab/flash-attention states it: Ampere, Hopper, Hopper."""
+FLASH_INSTALL = {
+    "flash_attention_2": "pip install --no-build-isolation 'finetune-sweeper[flash]' (compiles with nvcc, "
+    "which takes long)",
+    "flash_attention_3": "build it from the folder hopper of github.com/Dao-AILab/flash-attention",
+    "flash_attention_4": "pip install flash-attn-4",
+}
 DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 GENERAL_SUFFIXES = (".jsonl", ".txt")
 POSITIVE = (
@@ -133,21 +148,43 @@ def work(config: Config, machine: Machine) -> Iterator[Problem]:
 
 
 def device(config: Config, machine: Machine) -> Iterator[Problem]:
-    """A CUDA device is there when one is asked for."""
-    if config.trial.device == "cuda" and not machine.cuda_devices:
+    """A CUDA device is there when one is asked for, starts, and is like the others."""
+    if config.trial.device == "cpu":
+        return
+    if machine.trouble is not None:
+        yield replace(machine.trouble, value=config.trial.device)
+    elif config.trial.device == "cuda" and not machine.usable:
         yield Problem(
             "trial.device=cuda needs a CUDA device", "trial.device", "cuda", "use trial.device=auto or cpu"
+        )
+    elif machine.is_mixed:
+        gpus = ", ".join(f"{item.visible_as}: {item.name}" for item in machine.usable)
+        yield Problem(
+            "the GPUs of a study must be alike, else what they measure cannot be compared",
+            "CUDA_VISIBLE_DEVICES",
+            gpus,
+            f"name those of one kind, as in CUDA_VISIBLE_DEVICES={machine.usable[0].visible_as}",
         )
 
 
 def precision(config: Config, machine: Machine) -> Iterator[Problem]:
     """The arithmetic exists on the device."""
-    if config.precision == "fp16" and not uses_cuda(config, machine):
+    on_cuda, capability = uses_cuda(config, machine), machine.compute_capability
+    if config.precision == "fp16" and not on_cuda:
         yield Problem(
             "precision=fp16 needs CUDA (loss scaling and half-precision kernels)",
             "precision",
             "fp16",
             "use precision=bf16 on CPU",
+        )
+    is_bf16 = config.precision in ("bf16", "bf16_pure")
+    if is_bf16 and on_cuda and capability is not None and capability < BF16_CAPABILITY:
+        yield Problem(
+            f"bfloat16 needs compute capability 8.0: on {machine.device} ({capability[0]}.{capability[1]}) "
+            "it is emulated in float32, and what it measures is no figure of bfloat16",
+            "precision",
+            config.precision,
+            "use precision=fp16 or fp32",
         )
     weights = config.model.dtype
     if config.precision == "fp16" and weights == "float16":
@@ -160,22 +197,28 @@ def precision(config: Config, machine: Machine) -> Iterator[Problem]:
 
 
 def attention(config: Config, machine: Machine) -> Iterator[Problem]:
-    """FlashAttention-2 can run."""
-    if config.attention != "flash_attention_2":
+    """A flash attention kernel can run."""
+    kernel = config.attention
+    if kernel not in FLASH_CAPABILITY:
         return
+    lowest, found = FLASH_CAPABILITY[kernel], machine.compute_capability
     for holds, rule, remedy in (
         (uses_cuda(config, machine), "needs a CUDA device", "use attention=sdpa"),
-        (machine.flash_attn, "needs the package flash-attn", "pip install 'sweeper[flash]'"),
+        (
+            kernel in machine.kernels,
+            f"needs the package {ATTENTION_PACKAGES[kernel]}",
+            f"{FLASH_INSTALL[kernel]}, or use attention=sdpa",
+        ),
         (config.precision != "fp32", "needs 16-bit precision", "use precision=bf16, fp16 or bf16_pure"),
         (
-            machine.compute_capability is None or machine.compute_capability >= (8, 0),
-            "needs compute capability 8.0 or higher",
+            found is None or found >= lowest,
+            f"needs compute capability {lowest[0]}.{lowest[1]} or higher",
             "use attention=sdpa",
         ),
     ):
         if not holds:
-            value = f"flash_attention_2 (precision={config.precision})"
-            yield Problem(f"attention=flash_attention_2 {rule}", "attention", value, remedy)
+            value = f"{kernel} (precision={config.precision})"
+            yield Problem(f"attention={kernel} {rule}", "attention", value, remedy)
 
 
 def quantization(config: Config, machine: Machine) -> Iterator[Problem]:

@@ -69,7 +69,7 @@ class SearchConfig:
     enumerated. Unset: 30 where there is a continuous range, every cell elsewhere."""
     sampler: Sampler = "tpe"
     """Who proposes: `tpe`, `random`, `qmc`, `gp`, `cmaes` (heeds no constraint; comes with
-    `pip install 'sweeper[cmaes]'`) or `nsgaii`, all of them Optuna's."""
+    `pip install 'finetune-sweeper[cmaes]'`) or `nsgaii`, all of them Optuna's."""
     seed: int = 0
     """Seed of the sampler: the same results lead to the same proposals."""
     probe_steps: int = 5

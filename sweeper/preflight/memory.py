@@ -35,11 +35,18 @@ class Expected:
 class MemoryScreen:
     """A screen of the scheduler: says how a trial would end that need not be started."""
 
-    def __init__(self, launcher: Launcher, cache_dir: Path, device_bytes: int | None = None) -> None:
-        """`device_bytes`: memory of the CUDA device, where there is one."""
+    def __init__(
+        self,
+        launcher: Launcher,
+        cache_dir: Path,
+        device_bytes: int | None = None,
+        free_bytes: int | None = None,
+    ) -> None:
+        """`device_bytes`: memory of the CUDA device, if there is one; `free_bytes`: what of it was free."""
         self._launcher = launcher
         self._cache_dir = cache_dir
         self._device_bytes = device_bytes
+        self._free_bytes = free_bytes
         self._known: dict[str, Answer] = {}
         self.corrections = Corrections()
 
@@ -121,7 +128,7 @@ class MemoryScreen:
         config = cell.config
         if config.batch.micro != "auto":
             return cell
-        limit_bytes, effective = self.limit_bytes(config), config.batch.effective or DEFAULT_EFFECTIVE_BATCH
+        limit_bytes, effective = self._room_bytes(config), config.batch.effective or DEFAULT_EFFECTIVE_BATCH
         if limit_bytes is None:
             raise _cannot_size(cell, "no limit is known", "give trial.memory_limit_gib=…")
         divisors = [size for size in range(1, effective + 1) if effective % size == 0]
@@ -163,6 +170,13 @@ class MemoryScreen:
             times = TimeModels(self._cache_dir)
             times.learn(device_key(device, record.spec.config), answer.work, seconds)
             times.save()
+
+    def _room_bytes(self, config: Config) -> int | None:
+        """The limit of a trial, or less where others hold memory of its device: a display, say."""
+        limit_bytes = self.limit_bytes(config)
+        if limit_bytes is None or self._free_bytes is None or config.trial.device == "cpu":
+            return limit_bytes
+        return min(limit_bytes, self._free_bytes)
 
     def limit_bytes(self, config: Config) -> int | None:
         """Memory that a trial of this configuration may use; None without a limit."""

@@ -12,7 +12,15 @@ from sweeper.config.hydra import initialized_hydra
 from sweeper.contract.prediction import MemoryPrediction
 from sweeper.contract.trial import GIB, Problem
 from sweeper.launchers.local import local_launcher
-from sweeper.machine import Machine, device_memory_bytes, machine
+from sweeper.launchers.sight import see_machine
+from sweeper.machine import (
+    ATTENTION_PACKAGES,
+    Device,
+    Machine,
+    device_memory_bytes,
+    free_memory_bytes,
+    machine,
+)
 from sweeper.preflight.bill import Bill, bill
 from sweeper.preflight.fixes import Change, changes, combination
 from sweeper.preflight.inputs import Identities
@@ -50,11 +58,12 @@ def asking(overrides: Sequence[str]) -> Iterator[tuple[list[Asked], Iterator[str
 
     Raises ConfigurationError with every mistake.
     """
+    see_machine(local_launcher)
     with local_launcher() as launcher:
         with initialized_hydra():
             asked = expand(overrides, "config", supposed_machine(overrides)).cells
         cache_dir = Path(asked[0].config.study.root) / CACHE
-        screen = MemoryScreen(launcher, cache_dir, device_memory_bytes())
+        screen = MemoryScreen(launcher, cache_dir, device_memory_bytes(), free_memory_bytes())
         cells = [screen.sized(cell) for cell in asked]
         answers = screen.look([cell.config for cell in cells])
         found = [
@@ -66,7 +75,7 @@ def asking(overrides: Sequence[str]) -> Iterator[tuple[list[Asked], Iterator[str
 
 def plan(overrides: Sequence[str]) -> Bill:
     """The bill of what a command line asks for, with every mistake that the sweep would refuse."""
-    here, supposed = machine(), supposed_machine(overrides)
+    here, supposed = see_machine(local_launcher), supposed_machine(overrides)
     with local_launcher() as launcher, initialized_hydra():
         problems: Problems = []
         try:
@@ -77,7 +86,7 @@ def plan(overrides: Sequence[str]) -> Bill:
         problems += _mistakes(
             lambda: Identities(launcher, cache_dir, supposed).look(_to_look_at(cells, here))
         )
-        screen = MemoryScreen(launcher, cache_dir, device_memory_bytes())
+        screen = MemoryScreen(launcher, cache_dir, device_memory_bytes(), free_memory_bytes())
         cells = _sound(cells, problems)
         for cell in cells:
             problems += _mistakes(lambda cell=cell: screen.sized(cell))  # type: ignore[misc]
@@ -106,7 +115,7 @@ def _to_look_at(cells: Sequence[Cell], here: Machine) -> list[Cell]:
     """FlashAttention-2 is a package that a machine without CUDA need not have to plan with it."""
     return [
         replace(cell, config=replace(cell.config, attention="eager"))
-        if cell.config.attention == "flash_attention_2" and not here.flash_attn
+        if cell.config.attention in ATTENTION_PACKAGES and cell.config.attention not in here.kernels
         else cell
         for cell in cells
     ]
@@ -118,7 +127,7 @@ def supposed_machine(overrides: Sequence[str]) -> Machine:
     devices = [item.partition("=")[2].split(",") for item in overrides if item.startswith("trial.device=")]
     if here.cuda_devices or not any("cuda" in names for names in devices):
         return here
-    return replace(here, cuda_devices=("a CUDA device",), flash_attn=True)
+    return replace(here, devices=(Device("0"),), kernels=frozenset(ATTENTION_PACKAGES), trouble=None)
 
 
 def _fitting(asked: Asked, overrides: Sequence[str], screen: MemoryScreen) -> Iterator[str]:

@@ -17,16 +17,20 @@ from sweeper.analysis.open import TAKEN, OpenStudy, open_study
 from sweeper.config.cell import Cell, ConfigurationError
 from sweeper.contract.config import Config
 from sweeper.contract.folder import ProductionFolder
+from sweeper.contract.json_files import write_json
 from sweeper.contract.stamps import digest
 from sweeper.contract.trial import Outcome, Problem, TrialProgress, TrialSpec
-from sweeper.launchers.local import LocalLauncher
+from sweeper.launchers.local import LocalLauncher, local_launcher
+from sweeper.launchers.sight import see_machine
 from sweeper.machine import machine
 from sweeper.preflight.inputs import Identities
+from sweeper.preflight.slots import await_slot
 from sweeper.production.card import Origin
 from sweeper.production.config import production_config
 from sweeper.production.promise import Kept, compare
 from sweeper.production.publish import POLL_S, Published, publish, use_store, write_papers
 from sweeper.production.tracking import end_run, show_run
+from sweeper.study.endings import explain_ending
 from sweeper.study.folder import CACHE, StudyFolder
 from sweeper.study.masking import mask, without_passwords
 from sweeper.study.records import TrialRecord
@@ -69,6 +73,8 @@ class Produced:
     """Whether it had ended before and nothing was trained."""
     kept: tuple[Kept, ...] = ()
     published: Published = field(default_factory=Published)
+    ending: str | None = None
+    """How the training's process ended, where it left no result."""
 
     @property
     def is_complete(self) -> bool:
@@ -85,6 +91,7 @@ def take_order(arguments: Sequence[str]) -> Order:
     Raises ConfigurationError, NoStudyError, UnreadableFileError or NothingToProduceError.
     """
     study = open_study([item for item in arguments if item.startswith(TAKEN)])
+    see_machine(local_launcher)
     if refusal := study.without_password():
         raise NothingToProduceError(refusal)
     wanted = _wanted_trial(arguments)
@@ -127,7 +134,7 @@ def _cell(study: OpenStudy, wanted: int | None) -> MeasuredCell:
 
 def produce(order: Order, watch: Watch, say: Say = lambda line: None) -> Produced:
     """Do whatever is missing of the order. Raises StudyIsBusyError, ConfigurationError when model or data
-    cannot be had, and KeyboardInterrupt after ending the training."""
+    cannot be had, BusyDeviceError, and KeyboardInterrupt after ending the training."""
     study = order.study
     use_store(study.tracking_uri)
     with study.folder.locked(), _launcher(study.folder) as launcher:
@@ -135,16 +142,17 @@ def produce(order: Order, watch: Watch, say: Say = lambda line: None) -> Produce
         folder = study.folder.production(spec.key)
         if _is_finished(folder) and order.config.production.fresh:
             _set_aside(folder)
-        was_finished = _is_finished(folder)
+        was_finished, ending = _is_finished(folder), None
         if not was_finished:
-            _begin(folder, spec)
+            slot = await_slot(order.config, machine(), say)
+            _begin(folder, dataclasses.replace(spec, devices=slot.device))
             _tell(say, show_run(study, folder, spec))  # now: the store's first use would slow training down
             try:
-                _train(folder, launcher, watch)
+                ending = _train(folder, launcher, watch)
             finally:
                 _tell(say, end_run(study, folder))
         record = TrialRecord(folder.read_spec(), folder.read_result(), folder, folder.read_progress())
-        produced = Produced(order, folder, record, was_finished)
+        produced = Produced(order, folder, record, was_finished, ending=ending)
         return _finish(produced, launcher) if produced.is_complete else produced
 
 
@@ -187,11 +195,14 @@ def _begin(folder: ProductionFolder, spec: TrialSpec) -> None:
     """Make the folder, or take up the one that is there: a failed run goes on from its last checkpoint."""
     if not folder.spec.exists():
         folder.write_spec(spec)
+    elif (before := folder.read_spec()).devices != spec.devices:
+        write_json(folder.spec, dataclasses.asdict(dataclasses.replace(before, devices=spec.devices)))
     folder.result.unlink(missing_ok=True)
     folder.stop.unlink(missing_ok=True)
 
 
-def _train(folder: ProductionFolder, launcher: LocalLauncher, watch: Watch) -> None:
+def _train(folder: ProductionFolder, launcher: LocalLauncher, watch: Watch) -> str | None:
+    """Train to the end; how the process ended, where it left no result."""
     job = launcher.submit("trial", folder.path, folder.stdout, folder.stderr)
     try:
         while not job.done():
@@ -199,6 +210,7 @@ def _train(folder: ProductionFolder, launcher: LocalLauncher, watch: Watch) -> N
             watch(last_lines(folder.progress))
     finally:
         job.kill()
+    return None if folder.result.exists() else explain_ending(job.exit_code or 0, folder.stderr)[1]
 
 
 def last_lines(path: Path) -> list[TrialProgress]:

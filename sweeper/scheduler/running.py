@@ -16,9 +16,10 @@ from sweeper.contract.stamps import now
 from sweeper.contract.trial import Outcome, TrialProgress, TrialResult, TrialSpec
 from sweeper.launchers.base import Job
 from sweeper.preflight.inputs import tail
+from sweeper.preflight.slots import Slot
 from sweeper.scheduler.board import CellState
-from sweeper.scheduler.slots import Slot
 from sweeper.strategies.base import Proposal
+from sweeper.study.endings import explain_ending
 
 STOP_GRACE_S = 10.0
 """How long a trial that was asked to stop may take at least before it is killed."""
@@ -120,12 +121,9 @@ class Running:
             return dataclasses.replace(result, outcome=Outcome(stop["outcome"]), reason=stop["reason"])
         if self._killed or not self.job.done():
             return result
-        code = self.job.exit_code or 0
-        how = f"killed by signal {-code}" if code < 0 else f"exit status {code}"
-        reason = f"the trial's process ended without a result ({how}): see {self.folder.stderr}"
-        return dataclasses.replace(
-            result, outcome=Outcome.CRASHED, reason=reason, traceback=tail(self.folder.stderr) or None
-        )
+        outcome, reason = explain_ending(self.job.exit_code or 0, self.folder.stderr)
+        trace = tail(self.folder.stderr) or None
+        return dataclasses.replace(result, outcome=outcome, reason=reason, traceback=trace)
 
 
 def told(result: TrialResult, progress: Sequence[TrialProgress], warmup_steps: int) -> TrialResult:

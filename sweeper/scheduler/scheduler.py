@@ -22,6 +22,7 @@ from sweeper.launchers.base import Launcher
 from sweeper.preflight.dominance import Dominance
 from sweeper.preflight.inputs import Identities
 from sweeper.preflight.memory import MemoryScreen
+from sweeper.preflight.slots import Idle, Slot
 from sweeper.ranking.eligibility import Reference, is_baseline
 from sweeper.ranking.rule import Rule
 from sweeper.scheduler.board import Board, CellState, Listener, begun, ended
@@ -29,7 +30,6 @@ from sweeper.scheduler.budget import Budget
 from sweeper.scheduler.ledger import OptunaStudy
 from sweeper.scheduler.pruning import Pruning
 from sweeper.scheduler.running import Running, told
-from sweeper.scheduler.slots import Idle, Slot
 from sweeper.space.space import Space
 from sweeper.strategies.asking import Asking
 from sweeper.strategies.base import Proposal

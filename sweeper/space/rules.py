@@ -191,7 +191,7 @@ def sampler(config: Config, dimensions: Dimensions, strategy: str) -> Iterator[P
     """What the sampler imports is installed, and it can do what is asked."""
     name = config.search.sampler
     if name == "cmaes" and strategy in ("search", "joint") and importlib.util.find_spec("cmaes") is None:
-        rule, remedy = "search.sampler=cmaes needs the package cmaes", "pip install 'sweeper[cmaes]'"
+        rule, remedy = "search.sampler=cmaes needs the package cmaes", "pip install 'finetune-sweeper[cmaes]'"
         yield Problem(rule, "search.sampler", name, remedy)
     if name == "cmaes" and len(parse_objectives(config.objective)) > 1:
         yield Problem(

@@ -132,7 +132,7 @@ def _check_database(uri: str, scheme: str) -> str | None:
         socket.create_connection(address, timeout=ANSWER_TIMEOUT_S).close()  # some drivers know no timeout
         _log_in(url)
     except ImportError as error:
-        remedy = "pip install 'sweeper[postgres]'" if error.name == "psycopg" else "pip install it"
+        remedy = "pip install 'finetune-sweeper[postgres]'" if error.name == "psycopg" else "pip install it"
         return (
             f"`tracking.uri` {mask(uri)} needs a database driver, but {error.name} is not installed: "
             f"{remedy}, or use an MLflow server or sqlite:///mlflow.db"

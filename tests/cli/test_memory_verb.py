@@ -26,7 +26,7 @@ from sweeper.contract.prediction import MemoryPrediction
 from sweeper.contract.scopes import memory_identity
 from sweeper.contract.trial import GIB, Outcome, TrialResult, TrialSpec
 from sweeper.launchers.local import LocalLauncher, local_launcher
-from sweeper.machine import Machine
+from sweeper.machine import Device, Machine
 from sweeper.preflight import plan as fitting
 from sweeper.preflight.bill import Bill, Line, duration, evaluated_tokens, summary, trial_time_s
 from sweeper.preflight.correction import Corrections, fitted
@@ -226,10 +226,10 @@ def test_step_times_are_fitted_to_work_and_passes_and_then_to_the_optimizers_tra
 
 
 def test_a_device_that_is_only_supposed_has_no_speed(tmp_path: Path) -> None:
-    here = Machine((), None, False, "x")
+    here = Machine(cpu="x")
     on_cuda = replace(Config(), trial=TrialConfig(device="cuda"))
     assert device_of(Config(), here) == "cpu x" and device_of(on_cuda, here) is None
-    there = replace(here, cuda_devices=("A100",))
+    there = replace(here, devices=(Device("0", "A100"),))
     assert device_of(on_cuda, there) == "A100"
     assert device_of(replace(Config(), trial=TrialConfig(device="cpu")), there) == "cpu x"
     answer = MemoryPrediction(1, "backward", work=WORK)
@@ -246,7 +246,7 @@ WORK = {
 
 
 def test_evaluations_take_the_time_of_their_forward_passes(tmp_path: Path) -> None:
-    times, here = TimeModels(tmp_path), Machine((), None, False, "x")
+    times, here = TimeModels(tmp_path), Machine(cpu="x")
     times.learn(device_key("cpu x", Config().to_dict()), WORK, 3.0)
     answer = MemoryPrediction(1, "backward", work=WORK)
     assert trial_time_s(Config(), answer, times, here) == pytest.approx(10 * 3.0 + 140 * 3.0 / 3 / 100)

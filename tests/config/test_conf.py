@@ -22,6 +22,7 @@ GRIDS = (
     ("optim=adamw_fused,paged_bnb8", "attention=sdpa", "data=transport", "model=tiny"),
 )
 NEEDS_CUDA = ("precision=fp16", "attention=flash_attention_2")
+NEEDS_A_PACKAGE = ("attention=flash_attention_3", "attention=flash_attention_4")
 ELSEWHERE = {"data=hf", "space=paper"}
 """Tested below with a data set of its own, and in test_strategies.py."""
 
@@ -35,7 +36,7 @@ def test_no_option_is_left_out() -> None:
     folders = [folder for folder in conf_dir().iterdir() if folder.is_dir()]
     there = {f"{folder.name}={file.stem}" for folder in folders for file in folder.glob("*.yaml")}
     in_readme = options(word for command in (*commands(), MAIN_JOB) for word in command.split())
-    tested = set().union(*map(options, GRIDS), NEEDS_CUDA, ELSEWHERE)
+    tested = set().union(*map(options, GRIDS), NEEDS_CUDA, NEEDS_A_PACKAGE, ELSEWHERE)
     assert there <= tested | in_readme, "a test must run it, here or as a command of the README"
 
 
@@ -54,6 +55,13 @@ def test_options_that_need_cuda_are_refused_together(tmp_path: Path) -> None:
     assert done.returncode == 2, done.stdout
     assert "precision=fp16 needs CUDA" in done.stderr
     assert "flash_attention_2 needs a CUDA device" in done.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what is refused without CUDA")
+def test_kernels_are_refused_by_the_name_of_their_package(tmp_path: Path) -> None:
+    done = sweeper(tmp_path, "-m", ",".join(NEEDS_A_PACKAGE).replace(",attention=", ","), "precision=bf16")
+    assert done.returncode == 2, done.stdout
+    assert "needs the package flash-attn-3" in done.stderr and "pip install flash-attn-4" in done.stderr
 
 
 def test_a_data_set_in_the_layout_of_the_hub_trains(tmp_path: Path) -> None:

@@ -69,6 +69,15 @@ def test_an_automatic_micro_batch_is_the_largest_divisor_that_is_predicted_to_fi
     assert screen(tmp_path).sized(Cell({}, tight)).config.batch.micro == 1
 
 
+def test_an_automatic_micro_batch_fits_what_a_display_leaves_of_its_device(tmp_path: Path) -> None:
+    asked = replace(config(1, 1300, "cuda"), batch=BatchConfig("auto", 16, None))
+    desktop = MemoryScreen(Predicting(answer), tmp_path, device_bytes=2000 * MIB, free_bytes=700 * MIB)
+    assert desktop.sized(Cell({}, asked)).config.batch.micro == 4
+    assert desktop.limit_bytes(asked) == 1300 * MIB, "what is skipped must not vary with the display"
+    alone = MemoryScreen(Predicting(answer), tmp_path, device_bytes=2000 * MIB, free_bytes=1900 * MIB)
+    assert alone.sized(Cell({}, asked)).config.batch.micro == 8
+
+
 def test_trials_that_took_less_protect_cells_from_being_skipped(tmp_path: Path) -> None:
     looking = screen(tmp_path)
     assert looking.is_skipped(config(8, 600))

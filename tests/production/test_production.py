@@ -216,6 +216,7 @@ def test_a_run_killed_twice_goes_on_to_the_same_losses(made: Path, studied: Path
         process.kill()
     output, _ = second.communicate(timeout=60)
     assert second.returncode == 1 and "goes on from the last checkpoint" in output
+    assert "killed by signal 9" in output and "probably the host ran out of memory" in output
     third = sweeper(folder, *asked)
     assert third.returncode == 0, third.stdout + third.stderr
     whole, killed = production(made), production(folder)

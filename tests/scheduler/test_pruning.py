@@ -15,10 +15,10 @@ from sweeper.contract.json_files import read_json
 from sweeper.contract.study_config import ConstraintConfig, ObjectiveConfig
 from sweeper.contract.trial import Outcome, TrialProgress, TrialResult, TrialSpec
 from sweeper.launchers.recorded import RecordedJob, Recording
+from sweeper.preflight.slots import Slot
 from sweeper.scheduler.board import CellState
 from sweeper.scheduler.pruning import Pruning
 from sweeper.scheduler.running import GRACE_PAUSES, STOP_GRACE_S, Running
-from sweeper.scheduler.slots import Slot
 from sweeper.strategies.base import Proposal
 from tests.support.recorded import lines_of, record_of
 

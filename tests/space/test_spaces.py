@@ -21,7 +21,7 @@ from sweeper.space.space import Space
 from sweeper.study.records import StudyRecord, TrialRecord, reproduction
 from tests.support.sources import ROOT
 
-HERE = Machine((), None, flash_attn=False, cpu="test")
+HERE = Machine(cpu="test")
 """A machine without a GPU."""
 
 
@@ -59,7 +59,7 @@ def test_mistakes_of_a_search_are_refused_together() -> None:
 def test_a_sampler_whose_package_is_missing_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cmaes", None)
     (problem,) = refused("train.learning_rate=interval(1e-4,1e-2)", "search.sampler=cmaes")
-    assert problem.remedy == "pip install 'sweeper[cmaes]'"
+    assert problem.remedy == "pip install 'finetune-sweeper[cmaes]'"
     assert "cmaes" in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,8 @@ from sweeper.contract.trial import Outcome, TrialSpec
 from trainers import __main__ as main
 from trainers import process
 from trainers.loops import LOOPS, Parts, Recorder
+from trainers.meters import environment
+from trainers.meters.readers import Nvml
 
 MakeConfig = Callable[..., Config]
 
@@ -43,10 +46,63 @@ def accelerator_error(code: int) -> torch.AcceleratorError:
         (RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"), True),
         (RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR"), False),
         (ValueError("CUBLAS_STATUS_ALLOC_FAILED"), False),
+        (RuntimeError("CUDA driver error: out of memory"), True),
+        (RuntimeError("CUDA driver error: invalid argument"), False),
     ],
 )
 def test_out_of_memory_is_told_by_type_code_and_status(error: Exception, is_memory: bool) -> None:
     assert main.is_out_of_memory(error) is is_memory
+
+
+@pytest.mark.parametrize(("free_bytes", "is_memory"), [(20 * 2**20, True), (20 * 2**30, False)])
+def test_a_library_without_a_handle_is_out_of_memory_on_a_full_device(
+    free_bytes: int, is_memory: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free_bytes, 80 * 2**30))
+    error = RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`")
+    assert main.is_out_of_memory(error) is is_memory
+
+
+def broken(*_: Any) -> Any:
+    raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+
+def test_a_device_that_answers_nothing_more_hides_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("mem_get_info", "get_device_properties"):
+        monkeypatch.setattr(torch.cuda, name, broken)
+    assert not main.is_device_full()
+    described = environment.describe(torch.device("cuda", 0), Nvml(torch.device("cuda", 0)))
+    assert described["device"] is None and described["device_memory_bytes"] is None
+    assert described["libraries"]["torch"] == torch.__version__
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [("{", "UnreadableFileError"), ('{"study": "s", "number": 0, "key": "k", "config": {"lora": 1}}', "")],
+)
+def test_what_fails_before_the_recipe_is_an_outcome(text: str, reason: str, tmp_path: Path) -> None:
+    folder = TrialFolder(tmp_path)
+    folder.spec.write_text(text)
+    assert main.main([str(tmp_path)]) == 0
+    result = folder.read_result()
+    assert result is not None and result.outcome is Outcome.CRASHED and result.traceback
+    assert (result.reason or "").startswith(reason)
+
+
+def test_a_trial_whose_gpu_does_not_start_crashes_with_the_reason(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It must not be measured on the CPU under the name of a GPU."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    folder = TrialFolder(tmp_path / "trial")
+    folder.write_spec(
+        TrialSpec("test", 0, "key", make_config(**{"trial.device": "auto"}).to_dict(), devices="7")
+    )
+    main.run_trial(folder)
+    result = folder.read_result()
+    assert result is not None and result.outcome is Outcome.CRASHED and result.environment["python"]
+    assert "CUDA" in (result.reason or ""), "what torch says of a build or a driver without CUDA"
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "7"
 
 
 @pytest.fixture

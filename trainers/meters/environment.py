@@ -30,7 +30,7 @@ LIBRARIES = (
 
 
 def describe(device: torch.device, nvml: Nvml) -> dict[str, Any]:
-    """The environment of a trial as plain JSON types."""
+    """The environment of a trial as plain JSON types. Never raises: a trial's failure is told with it."""
     return {
         "python": platform.python_version(),
         "libraries": {name: _version(name) for name in LIBRARIES},
@@ -42,7 +42,7 @@ def describe(device: torch.device, nvml: Nvml) -> dict[str, Any]:
         "device": _device_name(device),
         "cuda": torch.version.cuda if device.type == "cuda" else None,
         "cuda_driver": nvml.driver(),
-        "device_memory_bytes": _device_bytes(device),
+        "device_memory_bytes": _cuda_property(device, "total_memory"),
     }
 
 
@@ -61,11 +61,15 @@ def _version(library: str) -> str | None:
 
 
 def _device_name(device: torch.device) -> str | None:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_model()
+    return _cuda_property(device, "name") if device.type == "cuda" else _cpu_model()
 
 
-def _device_bytes(device: torch.device) -> int | None:
-    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
+def _cuda_property(device: torch.device, name: str) -> Any:
+    """A property of a CUDA device; None on a CPU, and where CUDA fails, as it does after some errors."""
+    try:
+        return getattr(torch.cuda.get_device_properties(device), name) if device.type == "cuda" else None
+    except Exception:  # noqa: BLE001 - whatever it is, it must not hide the error that ended the trial
+        return None
 
 
 def _cpu_model() -> str | None:

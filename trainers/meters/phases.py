@@ -29,6 +29,8 @@ CUDA_DEFINITIONS = {
     "peak_memory_allocated_bytes": "torch.cuda.max_memory_allocated over all phases",
     "peak_memory_reserved_bytes": "torch.cuda.max_memory_reserved over all phases",
     "device_memory_bytes": "highest NVML memory of this process at the ends of phases, context included",
+    "mfu": "operations that the median step needs over those of the datasheet's dense peak in the same "
+    "time; for a device without one here, over the fastest of ten matrix products measured on it",
     "energy_j": "difference of NVML's total energy of the device over the training segments",
 }
 COMMON_DEFINITIONS = {

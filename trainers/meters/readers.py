@@ -148,3 +148,14 @@ class Nvml:
             return str(self._nvml.nvmlSystemGetDriverVersion())
         except self._nvml.NVMLError:
             return None
+
+
+def driver_version() -> str | None:
+    """Version of NVIDIA's driver; None without NVML."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        return str(pynvml.nvmlSystemGetDriverVersion())
+    except pynvml.NVMLError:
+        return None

@@ -26,7 +26,7 @@ FLASH_HEAD_DIM = 256
 
 
 def _check_on_model(config: Config) -> Iterator[Problem]:
-    if config.attention == "flash_attention_2" and not _has_flash_attention(config):
+    if config.attention.startswith("flash_attention") and not _has_flash_attention(config):
         return  # the rules of the driver have said so
     try:
         empty_model(config.model, config.attention)
@@ -40,7 +40,8 @@ def _check_on_model(config: Config) -> Iterator[Problem]:
 
 
 def _has_flash_attention(config: Config) -> bool:
-    return device(config).type == "cuda" and importlib.util.find_spec("flash_attn") is not None
+    module = "flash_attn_interface" if config.attention == "flash_attention_3" else "flash_attn"
+    return device(config).type == "cuda" and importlib.util.find_spec(module) is not None
 
 
 def _find_in_model(model: nn.Module, config: Config) -> dict[str, Any]:
@@ -52,8 +53,8 @@ def _judge(config: Config, active: Facts) -> Iterator[str]:
 
 
 def takes_mask(config: Config) -> bool:
-    """Whether the kernel takes a mask of padding: FlashAttention-2 takes the lengths of sequences instead."""
-    return config.attention != "flash_attention_2"
+    """Whether the kernel takes a mask of padding: FlashAttention takes the lengths of sequences instead."""
+    return not config.attention.startswith("flash_attention")
 
 
 def build_fake(config: Config, build: Callable[[str], PreTrainedModel]) -> PreTrainedModel:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TrainingArguments
 
 from sweeper.contract.config import Config
 from trainers.methods.method import Cost, Facts, Method, compare
@@ -17,13 +17,16 @@ ARGUMENTS = {"use_reentrant": False}
 
 def _set_up(base: PreTrainedModel, config: Config) -> None:
     if config.checkpointing:
-        base.activation_checkpointing_enable(ARGUMENTS)
+        older = base.gradient_checkpointing_enable  # the name in older versions
+        getattr(base, "activation_checkpointing_enable", older)(ARGUMENTS)
 
 
 def _portable_arguments(config: Config) -> dict[str, Any]:
     """Here it is enabled on the model, and a Trainer that is asked for it would do so again."""
-    values: dict[str, Any] = {"activation_checkpointing": config.checkpointing}
-    return values | ({"activation_checkpointing_kwargs": ARGUMENTS} if config.checkpointing else {})
+    names = ("activation_checkpointing", "gradient_checkpointing")  # the second in older versions
+    name = next(name for name in names if name in TrainingArguments.__dataclass_fields__)
+    values: dict[str, Any] = {name: config.checkpointing}
+    return values | ({f"{name}_kwargs": ARGUMENTS} if config.checkpointing else {})
 
 
 def _find_in_step(probe: Probe) -> dict[str, Any]:

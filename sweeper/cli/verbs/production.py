@@ -9,6 +9,7 @@ from typing import Any
 
 from sweeper.cli.verbs import reading_verb
 from sweeper.contract.trial import Outcome
+from sweeper.preflight.slots import BusyDeviceError
 from sweeper.production.promise import Kept
 from sweeper.production.run import NothingToProduceError, Order, Produced, produce, take_order
 from sweeper.study.records import TrialRecord
@@ -29,7 +30,7 @@ def run(arguments: Sequence[str]) -> int:
         print("\n".join(_announcement(order)))
         with watching(console) as watch:
             produced = produce(order, watch, print)
-    except NothingToProduceError as error:
+    except (NothingToProduceError, BusyDeviceError) as error:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -51,7 +52,7 @@ def _announcement(order: Order) -> Iterator[str]:
 def _report(produced: Produced) -> Iterator[str]:
     record, folder = produced.record, produced.folder
     if record.result is None:
-        yield f"The training's process ended without a result: see {folder.stderr}."
+        yield f"{produced.ending}."
         yield "The same command goes on from the last checkpoint."
         return
     if produced.was_finished:

@@ -150,13 +150,13 @@ def test_training_arguments_of_a_model_ask_for_the_same_training(
     config = make_config(checkpointing=checkpointing, precision="bf16")
     written = json.loads(json.dumps(portable_arguments(config, steps=7)))
     loaded = TrainingArguments(**written)
-    assert loaded.activation_checkpointing is loaded.gradient_checkpointing is checkpointing
+    assert loaded.gradient_checkpointing is checkpointing
     expected = {"use_reentrant": False} if checkpointing else None
-    assert loaded.activation_checkpointing_kwargs == loaded.gradient_checkpointing_kwargs == expected
+    assert loaded.gradient_checkpointing_kwargs == expected
     assert (loaded.max_steps, loaded.bf16, loaded.gradient_accumulation_steps) == (7, True, 4)
     assert not written.keys() & {"report_to", "save_strategy", "eval_strategy", "disable_tqdm"}
     ours = training_arguments(config, 7, Path("unused"))
-    assert not ours.activation_checkpointing, "trainers.model enables it: a Trainer must not do so again"
+    assert not ours.gradient_checkpointing, "trainers.model enables it: a Trainer must not do so again"
 
 
 @pytest.mark.parametrize(

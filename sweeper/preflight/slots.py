@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from sweeper.config.cell import Cell
 from sweeper.contract.config import Config
 from sweeper.contract.trial import Problem
-from sweeper.machine import Machine, uses_cuda
+from sweeper.machine import Device, Machine, uses_cuda
 
+Users = Callable[[str], list[int]]
+"""Ids of the processes that compute on a GPU, by the name that NVML has for it."""
 SETTLE_S = 5.0
 """How long a process that has ended may still be listed on its GPU."""
+POLL_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class Slot:
     number: int
     device: str | None = None
     """Its GPU, as CUDA_VISIBLE_DEVICES names it; None on a CPU."""
+    nvml_name: str | None = None
+    """The same as NVML names it; None where it has the same name there."""
     cpus: tuple[int, ...] | None = None
     """Its cores; None: all of them."""
 
@@ -36,18 +40,16 @@ class Slot:
         return dataclasses.replace(cell, config=dataclasses.replace(cell.config, trial=trial))
 
 
-def make_slots(config: Config, machine: Machine) -> tuple[list[Slot], Problem | None]:
-    """The slots that `slots` asks for; one and a problem when the machine has not so many."""
-    on_cuda = uses_cuda(config, machine)
-    devices = visible_devices(machine) if on_cuda else []
+def make_slots(
+    config: Config, machine: Machine, users: Users | None = None
+) -> tuple[list[Slot], Problem | None]:
+    """The slots that `slots` asks for; one and a problem when the machine has not so many.
+
+    Of more GPUs than are asked for, those on which nobody computes come first (`users`: who does).
+    """
+    on_cuda = uses_cuda(config, machine) and bool(machine.usable)
     cpus = sorted(os.sched_getaffinity(0))
-    if on_cuda and not devices:
-        listed = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-        remedy = "name a GPU in it, or set trial.device=cpu"
-        return [Slot(0)], Problem(
-            "a trial needs a GPU that it may see", "CUDA_VISIBLE_DEVICES", listed, remedy
-        )
-    most = len(devices) if on_cuda else len(cpus)
+    most = len(machine.usable) if on_cuda else len(cpus)
     count = most if config.slots == "auto" and on_cuda else 1 if config.slots == "auto" else config.slots
     if count > most:
         unit = "GPU" if on_cuda else "CPU core"
@@ -55,27 +57,25 @@ def make_slots(config: Config, machine: Machine) -> tuple[list[Slot], Problem | 
             f"every trial needs a {unit} of its own", "slots", str(count), f"give slots={most} or less"
         )
     if on_cuda:
-        return [Slot(number, device) for number, device in enumerate(devices[: max(1, count)])], None
+        return _gpu_slots(machine.usable, max(1, count), users or processes_on), None
     if count == 1:
         return [Slot(0)], None
     share = len(cpus) // count
     return [Slot(n, cpus=tuple(cpus[n * share : (n + 1) * share])) for n in range(count)], None
 
 
-def visible_devices(machine: Machine) -> list[str]:
-    """The GPUs that this process may use, by number or UUID; as for CUDA, none after one that is none."""
-    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if listed is None:
-        return [str(index) for index in range(len(machine.cuda_devices))]
-    names = [name.strip() for name in listed.split(",")]
-    return list(itertools.takewhile(lambda name: name not in ("", "-1"), names))
+def _gpu_slots(devices: Sequence[Device], count: int, users: Users) -> list[Slot]:
+    if count < len(devices):
+        devices = sorted(devices, key=lambda device: bool(users(device.nvml_name)))
+    chosen = devices[:count]
+    return [Slot(number, device.visible_as, device.nvml_name) for number, device in enumerate(chosen)]
 
 
 class BusyDeviceError(RuntimeError):
     """Another process computes on a GPU that a trial was to have for itself."""
 
 
-def _processes_on(device: str) -> list[int]:
+def processes_on(device: str) -> list[int]:
     """Ids of the processes that compute on a GPU; none where NVML cannot say."""
     import pynvml
 
@@ -94,8 +94,7 @@ class Idle:
     """Knows since when other processes compute on the GPUs that trials are to have for themselves."""
 
     say: Callable[[str], None]
-    users: Callable[[str], list[int]] = _processes_on
-    """Ids of the processes on a GPU."""
+    users: Users = processes_on
     clock: Callable[[], float] = time.monotonic
     _since_s: dict[str, float] = field(default_factory=dict)
     _said: set[str] = field(default_factory=set)
@@ -104,7 +103,7 @@ class Idle:
         """Whether a trial may begin now; `mode`: `trial.require_idle_device`. Raises BusyDeviceError."""
         if slot.device is None or mode == "ignore":
             return True
-        users = self.users(slot.device)
+        users = self.users(slot.nvml_name or slot.device)
         if not users:
             self._since_s.pop(slot.device, None)
             return True
@@ -122,3 +121,17 @@ class Idle:
         if device not in self._said:
             self._said.add(device)
             self.say(f"waiting for GPU {device}, on which process {names} computes")
+
+
+def await_slot(
+    config: Config, machine: Machine, say: Callable[[str], None], idle: Idle | None = None
+) -> Slot:
+    """One slot, as soon as its device is idle; `trial.require_idle_device` says how that is seen to.
+
+    Raises BusyDeviceError where that is `refuse`.
+    """
+    idle = idle or Idle(say)
+    (slot,), _ = make_slots(dataclasses.replace(config, slots=1), machine, idle.users)
+    while not idle.is_free(slot, config.trial.require_idle_device):
+        time.sleep(POLL_S)
+    return slot
