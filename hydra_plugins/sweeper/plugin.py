@@ -32,7 +32,7 @@ class SweeperPlugin(Sweeper):
         self.config = config
 
     def sweep(self, arguments: list[str]) -> Any:
-        from sweeper.cli.main import run_study
+        from sweeper.cli.study import run_study
 
         assert self.config is not None
         return run_study([*arguments, *self._own], self.config.hydra.job.config_name)

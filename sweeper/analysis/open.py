@@ -91,17 +91,28 @@ def open_study(arguments: Sequence[str]) -> OpenStudy:
     Raises ConfigurationError for a mistake in the arguments and NoStudyError where there is no study.
     """
     said = _config(arguments)
-    folders = study_folders(Path(said.study.root))
-    if not folders:
-        raise NoStudyError(
-            f"no study lies in {said.study.root}: run `python -m sweeper -m …` first, or give study.root=…"
-        )
+    folders = _find_folders(Path(said.study.root))
     folder = _named(folders, said.study.name) if said.study.name else max(folders, key=last_change_s)
     record = folder.read_study()
     assert record is not None
     own = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in _recorded(record.config)]
     config = _config(arguments, own)
     return OpenStudy(folder, record, config, 0 if said.study.name else len(folders) - 1)
+
+
+def _find_folders(root: Path) -> list[StudyFolder]:
+    """Every study below a root. Raises NoStudyError when there is none."""
+    folders = study_folders(root)
+    if not folders:
+        raise NoStudyError(
+            f"no study lies in {root}: run `python -m sweeper -m …` first, or give study.root=…"
+        )
+    return folders
+
+
+def check_arguments(arguments: Sequence[str]) -> None:
+    """Raise ConfigurationError with every mistake in the arguments of a verb that reads."""
+    _config(arguments)
 
 
 def asked_root(arguments: Sequence[str]) -> Path:
@@ -117,7 +128,7 @@ def asked_studies(
     said = _config(arguments)
     if said.study.name:
         return [open_study(arguments)]
-    names = [folder.path.name for folder in study_folders(Path(said.study.root))]
+    names = [folder.path.name for folder in _find_folders(Path(said.study.root))]
     return list(_each(arguments, names, unreadable))
 
 
@@ -176,9 +187,18 @@ def _config(arguments: Sequence[str], own: Sequence[str] = ()) -> Config:
             space = expand([*own, *taken], "config", machine(), reads=True)
         except ConfigurationError as error:
             raise ConfigurationError([*refused, *error.problems]) from None
+    config = space.cells[0].config
+    refused += [(problem, "") for problem in _root_problems(Path(config.study.root), taken)]
     if refused:
         raise ConfigurationError(refused)
-    return space.cells[0].config
+    return config
+
+
+def _root_problems(root: Path, arguments: Sequence[str]) -> Iterator[Problem]:
+    """A folder that was named is there; the default one need not be."""
+    if any(_key(item) == "study.root" for item in arguments) and not root.is_dir():
+        rule = "study.root must be a folder that holds studies"
+        yield Problem(rule, "study.root", str(root), "correct it, or leave it out for studies")
 
 
 def _key(argument: str) -> str:

@@ -110,7 +110,7 @@ def take_order(arguments: Sequence[str]) -> Order:
 def _wanted_trial(arguments: Sequence[str]) -> int | None:
     """`production.trial`, before there is a configuration that it belongs to."""
     values = [item.partition("=")[2] for item in arguments if item.startswith("production.trial=")]
-    return int(values[-1]) if values and values[-1].isdigit() else None
+    return int(values[-1]) if values and values[-1].isascii() and values[-1].isdigit() else None
 
 
 def _cell(study: OpenStudy, wanted: int | None) -> MeasuredCell:

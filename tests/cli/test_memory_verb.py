@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.cli.verbs import memory, paper, plan
+from sweeper.cli.main import main
+from sweeper.cli.verbs import paper
 from sweeper.contract.config import (
     BatchConfig,
     Config,
@@ -71,7 +72,7 @@ def ask(
     monkeypatch.setattr(fitting, "local_launcher", lambda: nullcontext(warm))
 
     def run(verb: str, *arguments: str) -> Said:
-        code = {"memory": memory.run, "plan": plan.run, "paper": paper.run}[verb](arguments)
+        code = main([verb, *arguments])
         printed = capsys.readouterr()
         return Said(code, printed.out, printed.err)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.cli.main import VERBS
+from sweeper.cli.commands import VERBS
 from sweeper.contract.measurements import MAIN_METRICS, METRICS
 from tests.support.commands import GRID, SHORT, sweeper
 from tests.support.readme import MAIN_JOB, README, commands

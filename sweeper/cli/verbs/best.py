@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from collections.abc import Iterator, Sequence
 
 from sweeper.analysis.choice import Choice, Rival, effect_sentence, reasons, to_json
 from sweeper.analysis.open import OpenStudy, open_study
 from sweeper.analysis.studies import summary
-from sweeper.cli.verbs import flags, reading_verb
 from sweeper.contract.measurements import METRICS
 from sweeper.study.records import reproduction
 from sweeper.study.units import difference, percent
 
 
-@reading_verb
-def run(arguments: Sequence[str]) -> int:
+def run(options: Sequence[str], flags: Namespace) -> int:
     """Print the best combination, why it won and what each switch bought."""
-    given, options = flags(arguments, "json")
     study = open_study(options)
-    if given.json:
+    if flags.json:
         print(json.dumps(to_json(study.choice), indent=2, ensure_ascii=False))
     else:
         print("\n".join(_lines(study)))

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
 from sweeper.analysis.export import FORMATS, flat, write
 from sweeper.analysis.open import open_study
-from sweeper.cli.verbs import flags, reading_verb
 from sweeper.config.cell import ConfigurationError
 from sweeper.contract.trial import Problem
 
 
-@reading_verb
-def run(arguments: Sequence[str]) -> int:
+def run(options: Sequence[str], flags: Namespace) -> int:
     """Write the records to a file, or to the standard output unless they are binary."""
-    given, options = flags(arguments, format="csv", output=None)
-    kind = given.format
+    kind = flags.format
     if kind not in FORMATS:
         rule = "--format must name a format"
         raise ConfigurationError([(Problem(rule, "--format", kind, f"take one of {', '.join(FORMATS)}"), "")])
     study = open_study(options)
     rows = flat(study.trials, study.choice)
-    output = given.output or (f"{study.record.name}.parquet" if kind == "parquet" else "-")
+    output = flags.output or (f"{study.record.name}.parquet" if kind == "parquet" else "-")
     if output == "-":
         sys.stdout.write(FORMATS[kind](rows).decode())
         return 0

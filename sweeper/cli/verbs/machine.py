@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
+from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sweeper.contract.trial import GIB
+from sweeper.config.cell import ConfigurationError
+from sweeper.contract.trial import GIB, Problem
 
 if TYPE_CHECKING:
     from sweeper.machine import Machine
@@ -17,18 +18,22 @@ if TYPE_CHECKING:
 Ceilings = Mapping[str, Mapping[str, float | None]]
 
 
-def run(arguments: Sequence[str]) -> int:
-    """Print devices, methods and, on a GPU, measured ceilings; 1 when trials cannot use the GPU."""
+def run(options: Sequence[str], flags: Namespace) -> int:
+    """Print devices, methods and, on a GPU, measured ceilings; 1 when trials cannot use the GPU.
+
+    Raises ConfigurationError for arguments that are no flags.
+    """
     from sweeper.preflight.methods import find_general_problems, judge_methods
     from sweeper.preflight.sight import look_closely
 
-    unknown = [item for item in arguments if item != "--json"]
-    if unknown:
-        print(f"machine takes --json alone, but got {' '.join(unknown)}: leave it out", file=sys.stderr)
-        return 2
+    if options:
+        problems = [
+            Problem("machine takes no arguments", "the argument", item, "leave it out") for item in options
+        ]
+        raise ConfigurationError([(problem, "") for problem in problems])
     here, ceilings = look_closely()
     methods, trouble = judge_methods(here), find_general_problems(here)
-    if "--json" in arguments:
+    if flags.json:
         print(json.dumps(_record(here, methods, ceilings), indent=2))
     else:
         said = [f"{item.rule}: {item.remedy}" for item in trouble]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -21,27 +22,19 @@ NEEDED = {
 """What is meant by it on each device."""
 
 
-def run(arguments: Sequence[str]) -> int:
+def run(options: Sequence[str], flags: Namespace) -> int:
     """Print the prediction of each cell; 1 when one does not fit or cannot be predicted."""
-    from sweeper.cli.display import problem_lines
-    from sweeper.config.cell import ConfigurationError
     from sweeper.preflight.plan import asking
 
-    overrides = [item for item in arguments if item not in ("--json", "-m", "--multirun")]
-    try:
-        with asking(overrides) as (asked, fitting):
-            if "--json" in arguments:
-                print(json.dumps([_record(item) for item in asked], indent=2))
-            else:
-                for item in asked:
-                    _print(item, len(asked) == 1)
-                sys.stdout.flush()  # what follows takes as long again
-                for line in fitting:
-                    print(line)
-    except ConfigurationError as error:
-        lines = problem_lines(error.problems)
-        print("The configuration has mistakes; nothing was predicted:", *lines, sep="\n", file=sys.stderr)
-        return 2
+    with asking(options) as (asked, fitting):
+        if flags.json:
+            print(json.dumps([_record(item) for item in asked], indent=2))
+        else:
+            for item in asked:
+                _print(item, len(asked) == 1)
+            sys.stdout.flush()  # what follows takes as long again
+            for line in fitting:
+                print(line)
     return 0 if all(map(_is_good, asked)) else 1
 
 

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from sweeper.analysis.claims import configurations
+from sweeper.analysis.claims import claims, configurations
+from sweeper.config.cell import ConfigurationError
 from sweeper.contract.prediction import MemoryPrediction
+from sweeper.contract.trial import Problem
 from sweeper.launchers.local import local_launcher
 from sweeper.preflight.prediction import predictions
-from sweeper.study.folder import CACHE
+from sweeper.study.folder import CACHE, StudyFolder
 
 
-def run(arguments: Sequence[str]) -> int:
+def run(words: Sequence[str], flags: Namespace) -> int:
     """Print every claim; trials below the root (default `studies`) give the measured figures. 1 when one
-    cannot be predicted."""
-    from sweeper.analysis.claims import claims
-    from sweeper.cli.verbs.paper import check_paper
-    from sweeper.study.folder import StudyFolder
-
-    root = Path(arguments[0] if arguments else "studies")
+    cannot be predicted. Raises ConfigurationError for a root that is not there."""
+    root = _find_root(words)
     folders = [StudyFolder(path) for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
     records = [record for folder in folders for record in folder.read_trials() if record.result]
     try:
@@ -36,6 +35,15 @@ def run(arguments: Sequence[str]) -> int:
             line += f", measured {value(measured, 'B/param' if claim.unit == 'GB' else claim.unit)}"
         print(f"{line}\n    {claim.verdict}")
     return 0
+
+
+def _find_root(words: Sequence[str]) -> Path:
+    root = Path(words[0] if words else "studies")
+    rule = "ROOT must be one folder that holds studies"
+    if len(words) > 1 or (words and not root.is_dir()):
+        problem = Problem(rule, "ROOT", " ".join(words), "give a folder, or leave it out for studies")
+        raise ConfigurationError([(problem, "")])
+    return root
 
 
 def value(number: float, unit: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -10,13 +11,13 @@ if TYPE_CHECKING:
     from sweeper.preflight.bill import Line
 
 
-def run(arguments: Sequence[str]) -> int:
+def run(options: Sequence[str], flags: Namespace) -> int:
     """Print each cell's predicted peak and time, then the sum; 2 when nothing could be composed."""
     from sweeper.cli.display import problem_lines
     from sweeper.preflight.bill import summary
     from sweeper.preflight.plan import plan
 
-    found = plan([item for item in arguments if item not in ("-m", "--multirun")])
+    found = plan(options)
     if found.problems:
         print("Mistakes in the configuration:", *problem_lines(found.problems), sep="\n", file=sys.stderr)
     for line in found.lines:

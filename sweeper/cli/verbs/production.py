@@ -2,46 +2,35 @@
 
 from __future__ import annotations
 
-import signal
 import sys
+from argparse import Namespace
 from collections.abc import Iterator, Sequence
-from typing import Any
 
-from sweeper.cli.verbs import reading_verb
+from sweeper.cli.signals import INTERRUPTED
 from sweeper.contract.trial import Outcome
-from sweeper.preflight.slots import BusyDeviceError
 from sweeper.production.promise import Kept
-from sweeper.production.run import NothingToProduceError, Order, Produced, produce, take_order
+from sweeper.production.run import Order, Produced, produce, take_order
 from sweeper.study.records import TrialRecord
 from sweeper.study.units import phrase
 
 
-@reading_verb
-def run(arguments: Sequence[str]) -> int:
+def run(options: Sequence[str], flags: Namespace) -> int:
     """Train, compare, publish; or go on where the same command stopped."""
     from rich.console import Console
 
     from sweeper.cli.display import watching
 
-    signal.signal(signal.SIGTERM, _interrupt)
     console = Console() if sys.stdout.isatty() else Console(width=160)
     try:
-        order = take_order(arguments)
+        order = take_order(options)
         print("\n".join(_announcement(order)))
         with watching(console) as watch:
             produced = produce(order, watch, print)
-    except (NothingToProduceError, BusyDeviceError) as error:
-        print(error, file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         print("Interrupted. The same command goes on from the last checkpoint.")
-        return 130
+        return INTERRUPTED
     print("\n".join(_report(produced)))
     return 0 if produced.is_complete and not produced.published.problems else 1
-
-
-def _interrupt(*_: Any) -> None:
-    raise KeyboardInterrupt
 
 
 def _announcement(order: Order) -> Iterator[str]:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
 
 from sweeper.analysis.open import OpenStudy, open_study
 from sweeper.analysis.studies import summary
-from sweeper.cli.verbs import reading_verb
 from sweeper.report import write
 
 
-@reading_verb
-def run(arguments: Sequence[str]) -> int:
+def run(options: Sequence[str], flags: Namespace) -> int:
     """Write the report into the study's folder and attach it to the study's run in MLflow."""
-    study = open_study(arguments)
+    study = open_study(options)
     write(study)
     print(f"Study {study.record.name}: {study.folder.report_html} and {study.folder.report_markdown.name}")
     problem = _attached(study)

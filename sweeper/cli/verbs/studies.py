@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from sweeper.analysis.open import asked_root
 from sweeper.analysis.studies import Summary, summaries
-from sweeper.cli.verbs import flags, reading_verb
 from sweeper.study.units import phrase
 
 
-@reading_verb
-def run(arguments: Sequence[str]) -> int:
+def run(options: Sequence[str], flags: Namespace) -> int:
     """Print one line per study."""
-    given, options = flags(arguments, "json")
     root = asked_root(options)
     found = list(summaries(root))
-    if given.json:
+    if flags.json:
         print(json.dumps([_plain(item) for item in found], indent=2, ensure_ascii=False))
     elif not found:
         print(f"No study lies in {root}. Start one: python -m sweeper -m lora.r=8,16")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from sweeper.analysis.open import OpenStudy, asked_studies
 from sweeper.analysis.studies import summary
-from sweeper.cli.verbs import reading_verb
 from sweeper.contract.json_files import UnreadableFileError
 from sweeper.study.folder import StudyIsBusyError
 from sweeper.study.masking import mask
@@ -16,11 +16,10 @@ if TYPE_CHECKING:
     from sweeper.tracking.tracker import StudyState
 
 
-@reading_verb
-def run(arguments: Sequence[str]) -> int:
+def run(options: Sequence[str], flags: Namespace) -> int:
     """Bring every study that is meant up to date in its MLflow store."""
     broken: list[tuple[str, bool]] = []
-    studies = asked_studies(arguments, lambda name, error: broken.append((f"{name}: {error}", False)))
+    studies = asked_studies(options, lambda name, error: broken.append((f"{name}: {error}", False)))
     lines = [_synced(study) for study in studies] + broken
     for line, _ in lines:
         print(line)

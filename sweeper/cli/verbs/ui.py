@@ -9,18 +9,15 @@ from argparse import Namespace
 from collections.abc import Sequence
 
 from sweeper.analysis.open import OpenStudy, open_study
-from sweeper.cli.verbs import flags, reading_verb
 from sweeper.config.cell import ConfigurationError
 from sweeper.contract.trial import Problem
 from sweeper.tracking.address import is_server
-from sweeper.tracking.ui import LOOPBACK, PORT, UiError, is_loopback, serving
+from sweeper.tracking.ui import is_loopback, serving
 
 
-@reading_verb
-def run(arguments: Sequence[str]) -> int:
+def run(options: Sequence[str], flags: Namespace) -> int:
     """Serve MLflow's pages until Ctrl-C."""
-    given, options = flags(arguments, "allow_remote", host=LOOPBACK, port=str(PORT))
-    problems = _problems(given)
+    problems = _problems(flags)
     if problems:
         raise ConfigurationError([(problem, "") for problem in problems])
     study = open_study(options)
@@ -31,17 +28,17 @@ def run(arguments: Sequence[str]) -> int:
     if is_server(study.tracking_uri):
         print(f"Study {study.record.name}: {study.tracker().url()}")
         return 0
-    return _serve(study, given.host, int(given.port))
+    return _serve(study, flags.host, int(flags.port))
 
 
-def _problems(given: Namespace) -> list[Problem]:
+def _problems(flags: Namespace) -> list[Problem]:
     found = []
-    if not is_loopback(given.host) and not given.allow_remote:
+    if not is_loopback(flags.host) and not flags.allow_remote:
         rule = "--host must be a loopback address, since MLflow's pages ask for no password"
         remedy = "leave it out and use an SSH tunnel, or add --allow-remote"
-        found.append(Problem(rule, "--host", given.host, remedy))
-    if not given.port.isdigit() or not 0 < int(given.port) < 65536:
-        found.append(Problem("--port must be a port number", "--port", given.port, "take one of 1 to 65535"))
+        found.append(Problem(rule, "--host", flags.host, remedy))
+    if not flags.port.isascii() or not flags.port.isdigit() or not 0 < int(flags.port) < 65536:
+        found.append(Problem("--port must be a port number", "--port", flags.port, "take one of 1 to 65535"))
     return found
 
 
@@ -55,13 +52,9 @@ def _serve(study: OpenStudy, host: str, port: int) -> int:
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: stop.set())
-    try:
-        with serving(study.tracking_uri, host, port, stop) as address:
-            if not stop.is_set():
-                print(f"Study {study.record.name}: {study.tracker().url(address)}", flush=True)
-                print("Ctrl-C ends it.", flush=True)
-            stop.wait()
-    except UiError as error:
-        print(error, file=sys.stderr)
-        return 1
+    with serving(study.tracking_uri, host, port, stop) as address:
+        if not stop.is_set():
+            print(f"Study {study.record.name}: {study.tracker().url(address)}", flush=True)
+            print("Ctrl-C ends it.", flush=True)
+        stop.wait()
     return 0
