@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 from sweeper.cli.signals import INTERRUPTED, LINE, close_output, handled_signals, leave_on_signals
 
@@ -19,7 +20,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with handled_signals():
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
-                stream.reconfigure(errors="replace")  # a locale that lacks a letter stops no command
+                with suppress(OSError):  # a pseudo-terminal may refuse the seek that it makes
+                    stream.reconfigure(errors="replace")  # a locale that lacks a letter stops no command
         return _guarded(list(sys.argv[1:] if argv is None else argv))
 
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from sweeper.cli.errors import explain
 from sweeper.cli.signals import INTERRUPTED, raise_interrupts
 
 if TYPE_CHECKING:
@@ -56,8 +57,15 @@ def _task(_: Any) -> None:
 
 
 def run_study(arguments: Sequence[str], config_name: str) -> None:
-    """Run a study inside an initialised Hydra. Raises SystemExit unless all went well."""
-    code = _run_study(arguments, config_name)
+    """Run a study inside an initialised Hydra, which would print our errors as its own. Raises SystemExit
+    unless all went well."""
+    try:
+        code = _run_study(arguments, config_name)
+    except Exception as error:
+        told = explain(error)
+        if told is None:
+            raise
+        code = told
     if code:
         raise SystemExit(code)
 

@@ -18,7 +18,7 @@ from tests.support.synthetic import methods_study
 REFUSED = {
     "optoins": "did you mean options?",
     "stuides --json": "did you mean studies?",
-    "elephant": "take one of memory, plan",
+    "elephant": "take one of machine, memory, plan",
     "options lroa": "did you mean lora?",
     "options elephant": "take one of model, data",
     "paper --nope": "paper must know the flag, but --nope",
