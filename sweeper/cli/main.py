@@ -126,6 +126,7 @@ def _run_study(arguments: Sequence[str], config_name: str) -> int:
     from sweeper.cli import display
     from sweeper.config.cell import ConfigurationError
     from sweeper.contract.json_files import UnreadableFileError
+    from sweeper.launchers.ask import NoReplyError
     from sweeper.scheduler.ledger import StorageError
     from sweeper.scheduler.slots import BusyDeviceError
     from sweeper.study.folder import StudyIsBusyError
@@ -143,7 +144,7 @@ def _run_study(arguments: Sequence[str], config_name: str) -> int:
         count = f"{len(lines)} mistake{'s' if len(lines) > 1 else ''}"
         print(f"{count} in the configuration; nothing was run:", *lines, sep="\n", file=sys.stderr)
         return 2
-    except (StudyIsBusyError, StorageError, BusyDeviceError, UnreadableFileError) as error:
+    except (StudyIsBusyError, StorageError, BusyDeviceError, NoReplyError, UnreadableFileError) as error:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -19,13 +19,14 @@ from sweeper.contract.config import Config
 from sweeper.contract.folder import ProductionFolder
 from sweeper.contract.stamps import digest
 from sweeper.contract.trial import Outcome, Problem, TrialProgress, TrialSpec
+from sweeper.launchers.ask import POLL_S
 from sweeper.launchers.local import LocalLauncher
 from sweeper.machine import machine
 from sweeper.preflight.inputs import Identities
 from sweeper.production.card import Origin
 from sweeper.production.config import production_config
 from sweeper.production.promise import Kept, compare
-from sweeper.production.publish import POLL_S, Published, publish, use_store, write_papers
+from sweeper.production.publish import Published, publish, use_store, write_papers
 from sweeper.production.tracking import end_run, show_run
 from sweeper.study.folder import CACHE, StudyFolder
 from sweeper.study.masking import mask, without_passwords

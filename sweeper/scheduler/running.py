@@ -14,8 +14,8 @@ from sweeper.contract.json_files import read_json, write_json
 from sweeper.contract.measurements import Measurements
 from sweeper.contract.stamps import now
 from sweeper.contract.trial import Outcome, TrialProgress, TrialResult, TrialSpec
+from sweeper.launchers.ask import tail
 from sweeper.launchers.base import Job
-from sweeper.preflight.inputs import tail
 from sweeper.scheduler.board import CellState
 from sweeper.scheduler.slots import Slot
 from sweeper.strategies.base import Proposal

@@ -19,6 +19,7 @@ def reading_verb(verb: Verb) -> Verb:
         from sweeper.cli.display import problem_lines
         from sweeper.config.cell import ConfigurationError
         from sweeper.contract.json_files import UnreadableFileError
+        from sweeper.launchers.ask import NoReplyError
         from sweeper.study.folder import StudyIsBusyError
 
         try:
@@ -28,7 +29,7 @@ def reading_verb(verb: Verb) -> Verb:
             count = f"{len(lines)} mistake{'s' if len(lines) > 1 else ''}"
             print(f"{count} in the arguments; nothing was done:", *lines, sep="\n", file=sys.stderr)
             return 2
-        except (NoStudyError, StudyIsBusyError, UnreadableFileError) as error:
+        except (NoStudyError, StudyIsBusyError, NoReplyError, UnreadableFileError) as error:
             print(error, file=sys.stderr)
             return 1
 
