@@ -24,6 +24,8 @@ from typing import Any
 
 PR_SET_PDEATHSIG = 1
 """linux/prctl.h: the signal that a process gets when its parent dies."""
+DRIVER = "SWEEPER_DRIVER"
+"""The variable that holds the driver's process id."""
 
 
 class Server:
@@ -93,7 +95,7 @@ def _become_child(request: dict[str, Any], inherited: tuple[int, int]) -> None:
     code = 1
     try:
         os.setsid()
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        _die_with_parent(signal.SIGKILL)
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for descriptor in inherited:
@@ -106,6 +108,11 @@ def _become_child(request: dict[str, Any], inherited: tuple[int, int]) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _die_with_parent(number: int) -> None:
+    """Have the kernel send this process signal `number` when its parent dies; 0: none."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
 
 
 def _redirect(stdout: str, stderr: str) -> None:
@@ -150,13 +157,17 @@ def _preload() -> None:
 
 
 def main() -> None:
-    """Import everything, say so, serve."""
+    """Import everything, say so, serve. A driver that dies meanwhile takes the server with it."""
+    _die_with_parent(signal.SIGKILL)
+    if os.environ.pop(DRIVER, str(os.getppid())) != str(os.getppid()):
+        return  # it died before the kernel knew
     answers = os.dup(1)
     os.dup2(2, 1)  # a library that prints must not speak the protocol
     read_end, write_end = os.pipe2(os.O_NONBLOCK)
     signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     _preload()
+    _die_with_parent(0)  # from now on its input tells, and no grandchild is left behind
     os.write(answers, b'{"ready": true}\n')
     Server(answers, read_end).serve()
 

@@ -34,6 +34,7 @@ def _print_mistakes(error: Exception) -> int:
 def _known() -> tuple[type[Exception], ...]:
     from sweeper.analysis.open import NoStudyError
     from sweeper.contract.json_files import UnreadableFileError
+    from sweeper.launchers.ask import NoReplyError
     from sweeper.preflight.slots import BusyDeviceError
     from sweeper.production.run import NothingToProduceError
     from sweeper.scheduler.ledger import StorageError
@@ -42,5 +43,5 @@ def _known() -> tuple[type[Exception], ...]:
 
     return (
         NoStudyError, UnreadableFileError, NothingToProduceError, StorageError, BusyDeviceError,
-        StudyIsBusyError, UiError,
+        StudyIsBusyError, UiError, NoReplyError,
     )  # fmt: skip

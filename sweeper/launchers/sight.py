@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from sweeper.contract.json_files import read_json, write_json
 from sweeper.contract.trial import Problem
+from sweeper.launchers.ask import NoReplyError, ask
 from sweeper.launchers.base import Launcher
 from sweeper.machine import Machine, bare_machine, is_known, machine, machine_seen, remember
-
-POLL_S = 0.2
 
 
 def see_machine(launching: Callable[[], AbstractContextManager[Launcher]]) -> Machine:
@@ -36,13 +32,8 @@ def ask_machine(launcher: Launcher) -> Machine:
 
 def ask_about_gpus(launcher: Launcher, request: Mapping[str, str]) -> tuple[dict[str, Any] | None, str]:
     """The answer of `trainers.machine`; None, with how the process ended, when it gave none."""
-    with tempfile.TemporaryDirectory(prefix="sweeper-machine-") as name:
-        folder, log = Path(name), Path(name) / "stderr.log"
-        write_json(folder / "machine.json", dict(request))
-        job = launcher.submit("machine", folder, folder / "stdout.log", log)
-        while not job.done():
-            launcher.wait(POLL_S)
-        if (folder / "seen.json").exists():
-            return read_json(folder / "seen.json"), ""
-        last = log.read_text(errors="replace").splitlines()[-1:] if log.exists() else []
-    return None, f"ended with {job.exit_code}: {' '.join(last)}"
+    try:
+        return ask(launcher, "machine", request, tries=1), ""
+    except NoReplyError as error:
+        last = error.log.splitlines()[-1:]
+        return None, f"it {error.ending}: {' '.join(last)}"

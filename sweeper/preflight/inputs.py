@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -16,14 +15,13 @@ from typing import Any
 
 from sweeper.config.cell import Cell, ConfigurationError
 from sweeper.contract.config import BatchConfig, Config
-from sweeper.contract.json_files import read_json, write_json
 from sweeper.contract.scopes import ABOUT_THE_STUDY
 from sweeper.contract.stamps import digest, now
 from sweeper.contract.trial import Outcome, Problem, TrialResult
+from sweeper.launchers.ask import ask
 from sweeper.launchers.base import Launcher
 from sweeper.machine import Machine, versions
 
-POLL_S = 0.2
 LOOKED_AT = "model data evaluate adapter quantization attention precision optim trainer".split()
 """Sections and options of the configuration that `trainers.prepare` reads in full."""
 LOOKED_AT_IN = {
@@ -50,7 +48,7 @@ class Identities:
     def look(self, cells: Sequence[Cell]) -> None:
         """Look at models and data of the cells; tokenised data lies in the cache afterwards.
 
-        Raises ConfigurationError with all problems, and RuntimeError when the look itself fails.
+        Raises ConfigurationError with all problems, and NoReplyError when the look itself fails.
         """
         aspects = [_aspect(cell.config) for cell in cells]
         new = {
@@ -90,13 +88,13 @@ class Identities:
     def key(self, cell: Cell, repeat: int = 0) -> str:
         """Identity of the cell's work; looks at its model and data if nobody has.
 
-        Raises ConfigurationError with all problems, and RuntimeError when the look itself fails.
+        Raises ConfigurationError with all problems, and NoReplyError when the look itself fails.
         """
         self.look([cell])
         return self.key_of_any(cell, repeat)
 
     def key_of_any(self, cell: Cell, repeat: int = 0) -> str:
-        """The same for a cell whose model or data may be unsound. Raises RuntimeError alone."""
+        """The same for a cell whose model or data may be unsound. Raises NoReplyError alone."""
         key = trial_key(cell.config.to_dict(), self.identity(cell))
         return digest([key, repeat]) if repeat else key
 
@@ -123,16 +121,8 @@ class Identities:
             self.identity(cell)
 
     def _prepare(self, configs: list[dict[str, Any]]) -> list[Any]:
-        with tempfile.TemporaryDirectory(prefix="sweeper-prepare-") as name:
-            folder = Path(name)
-            asked = {"configs": configs, "cache_dir": str(self._cache_dir.absolute())}
-            write_json(folder / "prepare.json", asked)
-            job = self._launcher.submit("prepare", folder, folder / "stdout.log", folder / "stderr.log")
-            while not job.done():
-                self._launcher.wait(POLL_S)
-            if not (folder / "prepared.json").exists():
-                raise RuntimeError(tail(folder / "stderr.log") or f"the check ended with {job.exit_code}")
-            found: list[Any] = read_json(folder / "prepared.json")["cells"]
+        asked = {"configs": configs, "cache_dir": str(self._cache_dir.absolute())}
+        found: list[Any] = ask(self._launcher, "prepare", asked)["cells"]
         return found
 
 
@@ -150,13 +140,6 @@ def _with_any_batch(config: Config) -> Config:
 
 def _plain(value: Any) -> Any:
     return dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value  # type: ignore[arg-type]
-
-
-def tail(path: Path, lines: int = 15) -> str:
-    """The last lines of a log; empty when there is none."""
-    if not path.exists():
-        return ""
-    return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
 
 
 def _threads(config: Config) -> str:

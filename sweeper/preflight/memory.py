@@ -15,6 +15,7 @@ from sweeper.contract.prediction import MemoryPrediction
 from sweeper.contract.scopes import memory_identity
 from sweeper.contract.stamps import digest, now
 from sweeper.contract.trial import GIB, Outcome, Problem, TrialResult
+from sweeper.launchers.ask import NoReplyError
 from sweeper.launchers.base import Launcher
 from sweeper.machine import machine
 from sweeper.preflight.correction import FEW, Corrections
@@ -55,7 +56,7 @@ class MemoryScreen:
         new = {_key(config): config for config in configs if _key(config) not in self._known}
         try:
             found = predictions(list(new.values()), self._cache_dir, self._launcher) if new else []
-        except RuntimeError as error:  # a cell without a prediction is run all the same
+        except NoReplyError as error:  # a cell without a prediction is run all the same
             found = [Unpredictable(str(error))] * len(new)
         self._known |= dict(zip(new, found, strict=True))
         return [self._known[_key(config)] for config in configs]

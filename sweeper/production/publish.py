@@ -18,6 +18,7 @@ from sweeper.analysis.open import OpenStudy
 from sweeper.contract.folder import ProductionFolder
 from sweeper.contract.json_files import read_json, write_json
 from sweeper.contract.study_config import ProductionConfig
+from sweeper.launchers.ask import NoReplyError, ask
 from sweeper.launchers.local import LocalLauncher
 from sweeper.production.card import Origin, card
 from sweeper.production.promise import Kept
@@ -25,8 +26,6 @@ from sweeper.production.tracking import done, is_logged, log_run, note
 from sweeper.study.masking import mask, mask_all
 from sweeper.study.records import TrialRecord
 from sweeper.tracking.preload import StoreError
-
-POLL_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -112,21 +111,12 @@ def _ask(
     folder: ProductionFolder, request: dict[str, Any], launcher: LocalLauncher
 ) -> tuple[dict[str, Any], str | None]:
     """Let a process with torch do it; its answer, and what went wrong."""
-    write_json(folder.publish, request)
-    folder.published.unlink(missing_ok=True)
-    job = launcher.submit("publish", folder.path, folder.stdout, folder.stderr)
-    while not job.done():
-        launcher.wait(POLL_S)
-    if folder.published.exists():
-        return dict(read_json(folder.published)), None
-    reason = _last_line(folder) or f"exit status {job.exit_code}"
+    try:
+        return dict(ask(launcher, "publish", request, folder.path, tries=1)), None
+    except NoReplyError as error:
+        reason = mask(str(error).strip().splitlines()[-1].strip())[:300]
     problem = f"the model could not be merged or registered ({reason}): see {folder.stderr}"
     return {}, f"{problem}; the same command tries again"
-
-
-def _last_line(folder: ProductionFolder) -> str | None:
-    lines = folder.stderr.read_text(errors="replace").split("\n") if folder.stderr.exists() else []
-    return next((mask(line.strip())[:300] for line in reversed(lines) if line.strip()), None)
 
 
 def use_store(uri: str) -> None:

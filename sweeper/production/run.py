@@ -20,6 +20,7 @@ from sweeper.contract.folder import ProductionFolder
 from sweeper.contract.json_files import write_json
 from sweeper.contract.stamps import digest
 from sweeper.contract.trial import Outcome, Problem, TrialProgress, TrialSpec
+from sweeper.launchers.ask import POLL_S
 from sweeper.launchers.local import LocalLauncher, local_launcher
 from sweeper.launchers.sight import see_machine
 from sweeper.machine import machine
@@ -28,7 +29,7 @@ from sweeper.preflight.slots import await_slot
 from sweeper.production.card import Origin
 from sweeper.production.config import production_config
 from sweeper.production.promise import Kept, compare
-from sweeper.production.publish import POLL_S, Published, publish, use_store, write_papers
+from sweeper.production.publish import Published, publish, use_store, write_papers
 from sweeper.production.tracking import end_run, show_run
 from sweeper.study.endings import explain_ending
 from sweeper.study.folder import CACHE, StudyFolder

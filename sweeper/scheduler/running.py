@@ -14,8 +14,8 @@ from sweeper.contract.measurements import Measurements
 from sweeper.contract.speed import measure_speed
 from sweeper.contract.stamps import now
 from sweeper.contract.trial import Outcome, TrialProgress, TrialResult, TrialSpec
+from sweeper.launchers.ask import tail
 from sweeper.launchers.base import Job
-from sweeper.preflight.inputs import tail
 from sweeper.preflight.slots import Slot
 from sweeper.scheduler.board import CellState
 from sweeper.strategies.base import Proposal

@@ -75,8 +75,9 @@ class Preload:
         return self._database if self._database.exists() else None
 
     def close(self) -> None:
-        """Remove what was not used."""
-        self.wait()
+        """Remove what was not used. Work that nobody waited for is abandoned: its thread ends with the
+        process."""
+        self._builds = False
         self._folder.cleanup()
 
     def _work(self) -> None:
