@@ -16,9 +16,10 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from sweeper.contract.config import Config, DataConfig, ModelConfig, from_dict
+from sweeper.contract.config import Config, DataConfig, from_dict
 from sweeper.contract.json_files import read_json, write_json
 from sweeper.contract.trial import Problem
+from trainers.checkpoint.problems import find_model_problems
 from trainers.data.fingerprints import Memo, digest, file_hash, model_fingerprint
 from trainers.data.prepared import prepare_data
 from trainers.data.sources import DataError
@@ -26,18 +27,12 @@ from trainers.evaluation.quality import prepare_quality
 from trainers.meters.environment import quiet_libraries
 from trainers.methods import METHODS, Method
 from trainers.model.source import (
-    LOADING_ERRORS,
-    empty_model,
-    has_weights,
     load_config,
     load_tokenizer,
     max_positions,
     model_path,
     shorten,
 )
-
-LOCAL_PATHS = ("/", "./", "../")
-"""How a path begins that can be no hub id."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +66,9 @@ class _Preparation:
         self._known: dict[Any, Any] = {}
 
     def cell(self, config: Config) -> Prepared:
-        model_problems = self._once(("model", config.model), lambda: _model_problems(config.model))
+        model_problems = self._once(
+            ("model", config.model), lambda: find_model_problems(config.model, self._cache_dir)
+        )
         problems = [*model_problems, *(problem for method in METHODS for problem in method.check(config))]
         if model_problems:
             return Prepared(tuple(problems), None, None)
@@ -103,46 +100,6 @@ class _Preparation:
         if key not in self._known:
             self._known[key] = find()
         return self._known[key]
-
-
-def _model_problems(model: ModelConfig) -> list[Problem]:
-    """Whether configuration and tokenizer can be had and a causal language model be made of them."""
-    if model.path.startswith(LOCAL_PATHS) and not Path(model.path).exists():
-        rule, remedy = "the model's folder must exist", "correct the path, or give a hub id"
-        return [Problem(rule, "model.path", model.path, remedy)]
-    if not _weights_are_there(model):
-        return [
-            Problem(
-                "a trial needs a model with weights, and this is a configuration only",
-                "model.path",
-                model.path,
-                "ask `python -m sweeper memory` about it, or give a folder with *.safetensors, or a hub id",
-            )
-        ]
-    steps: tuple[Callable[[ModelConfig], Any], ...] = (load_config, load_tokenizer, empty_model)
-    for load in steps:
-        try:
-            load(model)
-        except LOADING_ERRORS as error:
-            return [
-                Problem(
-                    f"the model must be a causal language model that transformers can load: {shorten(error)}",
-                    "model.path",
-                    model.path,
-                    "give a folder written by save_pretrained, or a hub id (with model.revision, and "
-                    "model.trust_remote_code=true if it brings code)",
-                )
-            ]
-    return []
-
-
-def _weights_are_there(model: ModelConfig) -> bool:
-    """Only a folder that has a configuration and no weights is refused here; the rest is for transformers."""
-    try:
-        folder = Path(model_path(model))
-    except ValueError:
-        return True
-    return has_weights(model) or not (folder / "config.json").is_file()
 
 
 def _data_problems(config: Config, cache_dir: Path) -> tuple[list[Problem], str | None]:

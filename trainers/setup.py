@@ -10,6 +10,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, TrainingArguments
 
 from sweeper.contract.config import Config
+from trainers.checkpoint.weights import refuse_made_up
 from trainers.methods import METHODS
 from trainers.methods.precision import device
 from trainers.model.source import base_source
@@ -21,11 +22,18 @@ def build_model(config: Config, where: torch.device) -> nn.Module:
 
 
 def load_base(config: Config, where: torch.device) -> PreTrainedModel:
-    """The base model, loaded and set up as the methods ask. Raises as `from_pretrained` does."""
+    """The base model, loaded and set up as the methods ask. Raises as `from_pretrained` does, and
+    MadeUpWeightsError when the checkpoint lacks weights."""
     arguments = {name: value for method in METHODS for name, value in method.load_arguments(config).items()}
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        **base_source(config.model), **arguments, device_map={"": str(where)}, use_safetensors=True
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        **base_source(config.model),
+        **arguments,
+        device_map={"": str(where)},
+        use_safetensors=True,
+        output_loading_info=True,
     )
+    model, info = loaded
+    refuse_made_up(model, info)
     return configure(model, config)
 
 

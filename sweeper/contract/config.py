@@ -231,10 +231,11 @@ class Config:
     precision: Literal["fp32", "fp16", "bf16", "bf16_pure"] = "fp32"
     """Arithmetic: fp16 and bf16 are autocast over fp32 weights (fp16 with loss scaling);
     bf16_pure holds weights, gradients and optimizer state in bfloat16. Group `precision`."""
-    attention: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flash_attention_4"] = (
-        "sdpa"
-    )
-    """Attention kernel, by its `transformers` name. Group `attention`."""
+    attention: Literal[
+        "auto", "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flash_attention_4"
+    ] = "sdpa"
+    """Attention kernel, by its `transformers` name. `auto`: sdpa where the model's class supports it, else
+    eager; a trial records which. Group `attention`."""
     optim: str = "adamw_torch"
     """Optimizer, by its `transformers` name. Group `optim`: adamw, adamw_fused, adafactor, bnb8,
     paged_bnb8 and every name of `transformers`."""

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sweeper.launchers.environment import compose_environment
+
 SERVER = [sys.executable, "-m", "trainers.warm"]
 DRIVER = "SWEEPER_DRIVER"
 """The variable in which the server finds its driver's process id."""
@@ -153,23 +155,8 @@ def _end_input(server: subprocess.Popen[bytes]) -> None:
 
 
 def trial_environment() -> dict[str, str]:
-    """The trials' environment: no telemetry, no tokenizer threads, CUDA untouched by asking for it."""
-    root = str(Path(__file__).resolve().parents[2])
-    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {
-        "TOKENIZERS_PARALLELISM": "false",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "DO_NOT_TRACK": "1",
-        "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
-        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # the numbers that NVML, which says who computes where, gives them
-        "BITSANDBYTES_NOWELCOME": "1",
-        "TORCHDYNAMO_DISABLE": "1",  # nothing is compiled here; importing the compiler takes seconds
-        "OPENBLAS_NUM_THREADS": "1",  # a fork server must have no threads; torch has its own
-        "ARROW_DEFAULT_MEMORY_POOL": "system",
-        "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin while they wait stall on a machine with other work
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(paths),
-    }
+    """What of this process's environment its trials get, and what is set for them."""
+    return compose_environment(os.environ)
 
 
 @contextmanager

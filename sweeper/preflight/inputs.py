@@ -150,4 +150,6 @@ def _threads(config: Config) -> str:
 def trial_key(config: dict[str, Any], identity: Mapping[str, Any]) -> str:
     """Key of a trial's work: 16 hex digits of SHA-256 over all that can change its result."""
     work = {name: value for name, value in config.items() if name not in ABOUT_THE_STUDY}
+    if work["attention"] == "auto":  # the same work for a class that has sdpa; no other could ask for that
+        work["attention"] = "sdpa"
     return digest({"config": work, **identity})

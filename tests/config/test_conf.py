@@ -17,7 +17,7 @@ from tests.support.readme import MAIN_JOB, commands
 from tests.support.stores import with_store
 
 GRIDS = (
-    ("precision=fp32,bf16,bf16_pure", "attention=eager", "checkpointing=off"),
+    ("precision=fp32,bf16,bf16_pure", "attention=auto,eager", "checkpointing=off"),
     ("trainer=accelerate,hf", "adapter=lora,full"),
     ("optim=adamw_fused,paged_bnb8", "attention=sdpa", "data=transport", "model=tiny"),
 )

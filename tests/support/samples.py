@@ -5,12 +5,46 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from tokenizers.trainers import BpeTrainer
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MixtralConfig,
+    Phi3Config,
+    PretrainedConfig,
+    PreTrainedTokenizerFast,
+    Qwen3MoeConfig,
+    set_seed,
+)
 
 VOCABULARY = 512
+SIZES: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 256,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+EXPERTS: dict[str, Any] = {"num_key_value_heads": 2, "num_experts_per_tok": 2}
+SMALL_MODELS: dict[str, PretrainedConfig] = {
+    "llama_tied": LlamaConfig(**SIZES, tie_word_embeddings=True),
+    "gpt2": GPT2Config(**SIZES),
+    "gpt_neox": GPTNeoXConfig(**SIZES),
+    "phi3": Phi3Config(**SIZES, num_key_value_heads=2),
+    "mixtral": MixtralConfig(**SIZES, **EXPERTS, num_local_experts=4),
+    "qwen3_moe": Qwen3MoeConfig(**SIZES, **EXPERTS, num_experts=4, moe_intermediate_size=16),
+}
+"""Architectures whose checkpoints differ in how weights are named, tied, packed or stacked."""
 QUICK = {"data.max_eval_examples": 8, "evaluate.general": 4}
 """Overrides that make the evaluations of a trial take less time than its training."""
 
@@ -71,3 +105,10 @@ def save_llama(folder: Path) -> None:
         pad_token_id=0,
     )
     LlamaForCausalLM(config).save_pretrained(folder)
+
+
+def save_model(config: PretrainedConfig, folder: Path) -> None:
+    """Save a model of random weights and the byte-level tokenizer."""
+    tokenizer().save_pretrained(folder)
+    set_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)

@@ -10,9 +10,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
+from transformers import GPTJConfig
 
 from sweeper.contract.config import Config
 from sweeper.contract.json_files import write_json
+from tests.support.samples import SIZES, save_model
 from trainers import prepare
 from trainers.prepare import Prepared
 
@@ -92,6 +94,14 @@ def test_bytes_that_only_a_reader_meets_are_a_problem(check: Check, tmp_path: Pa
 
 def test_flash_attention_without_its_device_is_left_to_the_rules(check: Check) -> None:
     assert check(attention="flash_attention_2", **{"trial.device": "cpu"}).problems == ()
+
+
+def test_class_without_fused_attention_is_taken_with_its_own(check: Check, tmp_path: Path) -> None:
+    save_model(GPTJConfig(**SIZES, rotary_dim=8), tmp_path / "gptj")
+    asked = {"model.path": str(tmp_path / "gptj")}
+    (problem,) = check(attention="sdpa", **asked).problems
+    assert problem.key == "attention" and "attention=auto" in problem.remedy
+    assert check(attention="auto", **asked).problems == ()
 
 
 def test_problems_of_one_configuration_are_found_together(check: Check) -> None:

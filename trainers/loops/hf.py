@@ -9,7 +9,7 @@ from torch.utils.data import Sampler, SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from trainers.data.batches import OrderedExamples
+from trainers.data.batches import OrderedExamples, Plan
 from trainers.loops.parts import Parts, Training
 from trainers.loops.recorder import Recorder
 from trainers.methods.optimizers import build_scheduler
@@ -19,6 +19,7 @@ def train(parts: Parts, recorder: Recorder) -> None:
     """Carry out the plan, step by step, until it is done or the recorder says stop."""
     scheduler = build_scheduler(parts.optimizer, parts.arguments)
     trainer = PlannedTrainer(
+        parts.plan,
         model=parts.model,
         args=parts.arguments,
         train_dataset=OrderedExamples(parts.data.train, parts.plan.indices),
@@ -32,16 +33,28 @@ def train(parts: Parts, recorder: Recorder) -> None:
 
 
 class PlannedTrainer(Trainer):
-    """A Trainer that takes its examples in the order of the plan and shows the loss of each step."""
+    """A Trainer that takes its examples in the order of the plan and shows the loss of each step.
 
-    def __init__(self, **arguments: Any) -> None:
+    Each micro batch counts by its share of the step's target tokens, as in the loop on Accelerate. Trainer
+    leaves that to the model's class, and averages micro batches where the class does not do it.
+    """
+
+    def __init__(self, plan: Plan, **arguments: Any) -> None:
         super().__init__(**arguments)
+        self.model_accepts_loss_kwargs = False
+        self.loss_is_scaled_for_ga = True
+        self._shares = (count / sum(targets) for targets in plan.micro_targets for count in targets)
         self.step_loss: Any = 0.0
         self.step_grad_norm: Any = None
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         ordered: Any = self.train_dataset
         return SequentialSampler(ordered)
+
+    def compute_loss(self, *arguments: Any, **options: Any) -> Any:
+        """The loss of a micro batch, weighed by its target tokens."""
+        loss: Any = super().compute_loss(*arguments, **options)
+        return loss * next(self._shares)
 
     def training_step(self, *arguments: Any, **options: Any) -> torch.Tensor:
         """One micro batch; its share of the step's loss is added up on the device."""

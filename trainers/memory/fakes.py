@@ -27,7 +27,7 @@ from sweeper.contract.config import Config
 from trainers.memory.remembered import RememberingFakeMode
 from trainers.methods.attention import build_fake
 from trainers.methods.precision import weights_dtype
-from trainers.methods.quantization import replace_layers
+from trainers.methods.quantization import held_quantization, replace_layers
 from trainers.methods.quantization_cost import is_packed, pack
 from trainers.model.source import load_config
 from trainers.setup import configure
@@ -72,10 +72,10 @@ def fake_base(
     with unset_fake_temporarily(), torch.device("meta"), initialization.no_init_weights():
         model = _without_weights(config, loaded, model_class or _class(loaded))
         model.tie_weights()  # not done without weights to initialise
-        quantizer = replace_layers(model, config)
+        quantizer = replace_layers(model, config, loaded)
     _give_storage(model)
     if quantizer is not None:
-        pack(model, config)
+        pack(model, config, held_quantization(config, loaded))
         quantizer.postprocess_model(model)
         model.hf_quantizer = quantizer
     return configure(model.eval(), config)

@@ -29,13 +29,13 @@ def _check_on_model(config: Config) -> Iterator[Problem]:
     if config.attention.startswith("flash_attention") and not _has_flash_attention(config):
         return  # the rules of the driver have said so
     try:
-        empty_model(config.model, config.attention)
+        empty_model(config.model, _implementation(config))
     except LOADING_ERRORS as error:
         yield Problem(
             f"the model's class must support the attention kernel: {shorten(error)}",
             "attention",
             config.attention,
-            "set attention=sdpa or attention=eager",
+            "set attention=auto (sdpa where the class supports it, else eager) or attention=eager",
         )
 
 
@@ -49,7 +49,13 @@ def _find_in_model(model: nn.Module, config: Config) -> dict[str, Any]:
 
 
 def _judge(config: Config, active: Facts) -> Iterator[str]:
-    return compare(attention=(active.get("attention"), config.attention))
+    found = active.get("attention")
+    return compare(attention=(found, found if config.attention == "auto" else config.attention))
+
+
+def _implementation(config: Config) -> str | None:
+    """The kernel's name; None lets the model's class take its best."""
+    return None if config.attention == "auto" else config.attention
 
 
 def takes_mask(config: Config) -> bool:
@@ -66,6 +72,8 @@ def build_fake(config: Config, build: Callable[[str], PreTrainedModel]) -> PreTr
         return build("sdpa")
     except ValueError as error:
         model = build("eager")
+        if config.attention == "auto":
+            return model
         if config.attention == "sdpa" or not model._supports_flash_attn:
             name = type(model).__name__
             raise ValueError(
@@ -155,7 +163,7 @@ METHOD = Method(
     name="attention",
     check_on_model=_check_on_model,
     check_looks_at=("model", "attention", "trial"),
-    load_arguments=lambda config: {"attn_implementation": config.attention},
+    load_arguments=lambda config: {"attn_implementation": _implementation(config)},
     find_in_model=_find_in_model,
     judge=_judge,
     cost=Cost(cuda_kernels=_cuda_kernels),

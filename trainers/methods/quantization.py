@@ -8,17 +8,19 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import nn
-from transformers import BitsAndBytesConfig, PreTrainedModel
+from transformers import BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
 from transformers.quantizers.auto import AutoHfQuantizer
 
 from sweeper.contract.config import Config
 from sweeper.contract.trial import Problem
+from trainers.checkpoint.quantized import name_quantization, read_quantization
 from trainers.methods.method import Facts, Method, get_only, shorten_list
 from trainers.methods.precision import compute_dtype, device, weights_dtype
 from trainers.methods.quantization_cost import COST
 from trainers.model.layers import base_linears, dtype_name, output_head, unwrap
+from trainers.model.source import load_config
 
-CLASSES = {"int8": "Linear8bitLt", "nf4": "Linear4bit"}
+CLASSES = {"int8": "Linear8bitLt", "nf4": "Linear4bit", "fp4": "Linear4bit"}
 """Class of bitsandbytes that a quantised linear layer has."""
 
 
@@ -36,9 +38,10 @@ def settings(config: Config) -> BitsAndBytesConfig | None:
     return None
 
 
-def replace_layers(model: PreTrainedModel, config: Config) -> Any:
+def replace_layers(model: PreTrainedModel, config: Config, model_config: PretrainedConfig) -> Any:
     """Do what `from_pretrained` does to a model without weights; the quantizer, or None without one."""
-    asked: Any = settings(config)
+    stored = read_quantization(model_config)
+    asked: Any = BitsAndBytesConfig.from_dict(stored) if stored else settings(config)
     if asked is None:
         return None
     quantizer: Any = AutoHfQuantizer.from_config(asked, pre_quantized=False)
@@ -46,32 +49,48 @@ def replace_layers(model: PreTrainedModel, config: Config) -> Any:
     return quantizer
 
 
-def _check(config: Config) -> Iterator[Problem]:
-    if config.quantization == "none":
-        return
-    if importlib.util.find_spec("bitsandbytes") is None:
-        rule, remedy = "quantization needs the package bitsandbytes", "install bitsandbytes"
-    elif config.quantization == "int8" and config.lora.use_dora and device(config).type == "cpu":
+def held_quantization(config: Config, model_config: PretrainedConfig) -> str:
+    """How the base lies in memory: as the configuration asks, else as the checkpoint is stored."""
+    settings = read_quantization(model_config)
+    return name_quantization(settings) if settings is not None else config.quantization
+
+
+def _check_on_model(config: Config) -> Iterator[Problem]:
+    """Whether what is asked of the base agrees with how the checkpoint is stored, and can run here."""
+    model_config = load_config(config.model)
+    held = held_quantization(config, model_config)
+    if read_quantization(model_config) is not None:
+        stored = f"{config.model.path} is stored in {held}"
+        if config.quantization != "none":
+            rule = f"a checkpoint that is already quantised must be taken as it stands: {stored}"
+            yield Problem(rule, "quantization", config.quantization, "use quantization=none")
+        if config.adapter == "full":
+            rule = f"a quantised base cannot be trained itself: {stored}"
+            remedy = "use adapter=lora, or an unquantised checkpoint"
+            yield Problem(rule, "adapter", config.adapter, remedy)
+    if held != "none" and importlib.util.find_spec("bitsandbytes") is None:
+        rule = "quantization needs the package bitsandbytes"
+        yield Problem(rule, "quantization", held, "install bitsandbytes")
+    elif held == "int8" and config.lora.use_dora and device(config).type == "cpu":
         # peft's reading of int8 weights on CPU drops their scales (peft 0.21, bitsandbytes 0.50)
         rule, remedy = (
             "lora.use_dora on int8 weights needs CUDA",
             "use quantization=nf4 or lora.use_dora=false",
         )
-    else:
-        return
-    yield Problem(rule, "quantization", config.quantization, remedy)
+        yield Problem(rule, "quantization", held, remedy)
 
 
 def _set_up(base: PreTrainedModel, config: Config) -> None:
-    """Keep bitsandbytes' 4-bit layers as they were asked for; their first use may change them."""
-    if config.quantization != "nf4":
+    """Keep bitsandbytes' 4-bit layers as they were asked for, whatever type a quantised checkpoint was made
+    to compute in; their first use may change them."""
+    if held_quantization(config, base.config) not in ("nf4", "fp4"):
         return
     from bitsandbytes.nn import Linear4bit  # type: ignore[attr-defined]
 
     for module in base.modules():
         if isinstance(module, Linear4bit):
             # else the compute type follows the input: float32 after a norm, whatever autocast says
-            module.compute_type_is_set = True
+            module.compute_type_is_set, module.compute_dtype = True, compute_dtype(config)
             # else an evaluation on a CPU with AVX512-BF16 repacks the weights into an inference format
             # through which no gradient flows, and training goes on without learning
             module.support_avx512bf16_for_cpu = False
@@ -80,7 +99,10 @@ def _set_up(base: PreTrainedModel, config: Config) -> None:
 def _find_in_model(model: nn.Module, config: Config) -> dict[str, Any]:
     """Only classes for a base that is not quantised; figures of 4-bit layers are empty under int8."""
     linears = base_linears(model)
-    facts: dict[str, Any] = {"linear_classes": dict(Counter(type(m).__name__ for m in linears.values()))}
+    facts: dict[str, Any] = {
+        "base_quantization": held_quantization(config, unwrap(model).config),
+        "linear_classes": dict(Counter(type(m).__name__ for m in linears.values())),
+    }
     quantized: list[Any] = [m for m in linears.values() if _is_quantized(m)]
     if not quantized:
         return facts
@@ -111,12 +133,12 @@ def _left_whole(base: PreTrainedModel) -> Callable[[str, nn.Module], bool]:
 
 def _judge(config: Config, active: Facts) -> Iterator[str]:
     name, classes = f"`quantization={config.quantization}`", active.get("linear_classes", {})
-    wanted = CLASSES.get(config.quantization)
-    found = [cls for cls in CLASSES.values() if classes.get(cls)]
-    if found != ([wanted] if wanted else []):
+    wanted = CLASSES.get(active.get("base_quantization", config.quantization))
+    found = {cls for cls in CLASSES.values() if classes.get(cls)}
+    if found != ({wanted} if wanted else set()):
         yield f"{name} must take effect, but the linear layers are {classes}"
         return
-    if whole := active.get("unquantized_linears"):
+    if config.quantization != "none" and (whole := active.get("unquantized_linears")):
         yield f"{name} must quantise every linear layer but the output head, but not {shorten_list(whole)}"
     if config.quantization == "nf4":
         facts = {
@@ -132,12 +154,26 @@ def _judge(config: Config, active: Facts) -> Iterator[str]:
                 yield f"{name} must have {key} {asked!r}, but has {is_so!r}"
 
 
+def _qualify(config: Config, active: Facts) -> dict[str, str]:
+    stored = active.get("base_quantization", config.quantization)
+    if stored == config.quantization:
+        return {}
+    return {"quantization": f"the checkpoint is stored in {stored} and was taken as it stands"}
+
+
+def _get_load_arguments(config: Config) -> dict[str, Any]:
+    asked = settings(config)
+    return {"quantization_config": asked} if asked else {}  # None would erase the checkpoint's own
+
+
 METHOD = Method(
     name="quantization",
-    check=_check,
-    load_arguments=lambda config: {"quantization_config": settings(config)},
+    check_on_model=_check_on_model,
+    check_looks_at=("model", "quantization", "adapter", "lora", "trial"),
+    load_arguments=_get_load_arguments,
     set_up=_set_up,
     find_in_model=_find_in_model,
     judge=_judge,
+    qualify=_qualify,
     cost=COST,
 )

@@ -40,9 +40,9 @@ def is_packed(module: nn.Module, name: str) -> bool:
     )
 
 
-def pack(model: PreTrainedModel, config: Config) -> None:
+def pack(model: PreTrainedModel, config: Config, held: str) -> None:
     """Give quantised layers without weights their packed ones."""
-    pack_layer = {"nf4": _pack_nf4, "int8": _pack_int8}[config.quantization]
+    pack_layer = _pack_int8 if held == "int8" else _pack_nf4
     for module in model.modules():
         if is_packed(module, "weight"):
             pack_layer(module, config)

@@ -16,16 +16,23 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sweeper.contract.config import Config, from_dict
 from sweeper.contract.folder import ProductionFolder
 from sweeper.contract.json_files import read_json, write_json
+from trainers.checkpoint.quantized import read_quantization
 from trainers.meters.environment import quiet_libraries
 from trainers.methods.precision import weights_dtype
 from trainers.model.source import base_source
 
+COMPARED_TOKENS = 16
+LARGEST_CHANGE = 0.1
+"""Largest difference between logits of the merged model and of base and adapter, as a share of their standard
+deviation: bfloat16 has 8 bits, so that merging rounds each weight by up to 0.4 %; a wrong merge changes by 1
+and more."""
 REQUIREMENTS = ("torch", "transformers", "peft", "accelerate", "safetensors")
 """What a registered model needs to be loaded; pinned to the versions that made it."""
 
@@ -70,9 +77,36 @@ def merge(adapter: Path, config: Config, folder: Path) -> None:
     """
     source = base_source(config.model)
     base = AutoModelForCausalLM.from_pretrained(**source, dtype=weights_dtype(config), use_safetensors=True)
-    merged: Any = PeftModel.from_pretrained(base, str(adapter)).merge_and_unload()
+    if read_quantization(base.config) is not None:
+        base = base.dequantize()
+    adapted: Any = PeftModel.from_pretrained(base, str(adapter)).eval()
+    expected = _logits(adapted)
+    merged: Any = adapted.merge_and_unload()
     merged.save_pretrained(str(folder))
+    saved = AutoModelForCausalLM.from_pretrained(str(folder), dtype=weights_dtype(config))
+    _refuse_other_logits(expected, _logits(saved.eval()))
     AutoTokenizer.from_pretrained(str(adapter)).save_pretrained(str(folder))
+
+
+def _logits(model: Any) -> torch.Tensor:
+    """Logits of a fixed batch of random tokens."""
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    tokens = torch.randint(vocabulary, (2, COMPARED_TOKENS), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        logits: torch.Tensor = model(input_ids=tokens).logits
+    return logits.float()
+
+
+def _refuse_other_logits(expected: torch.Tensor, found: torch.Tensor) -> None:
+    """Raise ValueError when merging has made another model of it."""
+    change = float((found - expected).abs().max() / expected.std())
+    if not change <= LARGEST_CHANGE:
+        raise ValueError(
+            "the merged model must give the logits of base and adapter, but they differ by "
+            f"{change:.2g} of their standard deviation (allowed: {LARGEST_CHANGE}): an adapted layer shares "
+            "its weights with another (tied embeddings), or the type of the weights is too coarse; "
+            "leave the embeddings and the output head out of lora.target_modules and train again"
+        )
 
 
 def _register(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from transformers import TrainingArguments
+from transformers import LlamaForCausalLM, TrainingArguments
 
 from sweeper.contract.config import BatchConfig, Config
 from sweeper.contract.folder import TrialFolder
@@ -61,6 +61,18 @@ def test_micro_batch_changes_neither_order_nor_loss(run_trial: RunTrial) -> None
     _, small = run_trial(**{"batch.micro": 1, "batch.effective": 16})
     for one, other in zip(steps(large), steps(small), strict=True):
         assert one == pytest.approx(other, rel=1e-4)
+
+
+def test_loops_do_equal_work_for_a_class_that_averages_each_batch_by_itself(
+    run_trial: RunTrial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trainer would then average micro batches, however many targets they have: Gemma 3n, Gemma 4."""
+    monkeypatch.setattr(LlamaForCausalLM, "accepts_loss_kwargs", False, raising=False)
+    batch = {"batch.micro": 1, "batch.effective": 8, "trial.warmup_steps": 1, "train.steps": 3}
+    _, ours = run_trial(**batch)
+    _, theirs = run_trial(trainer="hf", **batch)
+    for mine, other in zip(steps(ours), steps(theirs), strict=True):
+        assert mine == pytest.approx(other, rel=1e-6)
 
 
 @pytest.fixture

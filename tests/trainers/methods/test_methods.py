@@ -41,6 +41,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "bf16_weights_under_autocast": {"model.dtype": "bfloat16", "precision": "bf16"},
     "eager": {"attention": "eager"},
     "sdpa": {"attention": "sdpa"},
+    "attention_of_the_class": {"attention": "auto"},
     "adamw_fused": {"optim": "adamw_torch_fused"},
     "adafactor": {"optim": "adafactor"},
     "bnb8": {"optim": "adamw_bnb_8bit", "lora.r": 32},
