@@ -73,6 +73,7 @@ class Trial:
         environment.quiet_libraries()
         self.config = from_dict(spec.config)
         self.device = precision.device(self.config)
+        precision.choose_float32_products(self.config)
         self.meters = Meters(self.device)
         self._spec = spec
         self._folder = folder

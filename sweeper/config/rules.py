@@ -17,6 +17,9 @@ from sweeper.machine import Machine, uses_cuda
 
 Rule = Callable[[Config, Machine], Iterator[Problem]]
 
+AMPERE = (8, 0)
+"""The first compute capability with bfloat16 and TF32 arithmetic (CUDA C++ Programming Guide, table of
+arithmetic throughput)."""
 DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 GENERAL_SUFFIXES = (".jsonl", ".txt")
 POSITIVE = (
@@ -142,20 +145,27 @@ def device(config: Config, machine: Machine) -> Iterator[Problem]:
 
 def precision(config: Config, machine: Machine) -> Iterator[Problem]:
     """The arithmetic exists on the device."""
-    if config.precision == "fp16" and not uses_cuda(config, machine):
+    on_cuda, capability = uses_cuda(config, machine), machine.compute_capability
+    if config.precision == "fp16" and not on_cuda:
         yield Problem(
             "precision=fp16 needs CUDA (loss scaling and half-precision kernels)",
             "precision",
             "fp16",
             "use precision=bf16 on CPU",
         )
-    weights = config.model.dtype
-    if config.precision == "fp16" and weights == "float16":
+    is_old = on_cuda and capability is not None and capability < AMPERE
+    if config.precision == "tf32" and (is_old or not on_cuda):
+        rule = "precision=tf32 needs a CUDA device of compute capability 8.0 or higher"
+        yield Problem(rule, "precision", "tf32", "use precision=fp32")
+    if config.precision in ("bf16", "bf16_pure") and is_old:
+        rule = "bfloat16 needs compute capability 8.0 or higher: older GPUs emulate it, slower than float32"
+        yield Problem(rule, "precision", config.precision, "use precision=fp16, or fp32")
+    if config.precision == "fp16" and config.held_dtype == "float16" and config.adapter == "full":
         yield Problem(
-            "precision=fp16 needs weights that can be unscaled in float32",
+            "precision=fp16 needs weights that can be unscaled in float32, and adapter=full trains all of them",
             "model.dtype",
-            weights,
-            "use model.dtype=auto",
+            config.model.dtype,
+            "use model.dtype=auto, or adapter=lora, whose own weights are float32",
         )
 
 
@@ -166,7 +176,11 @@ def attention(config: Config, machine: Machine) -> Iterator[Problem]:
     for holds, rule, remedy in (
         (uses_cuda(config, machine), "needs a CUDA device", "use attention=sdpa"),
         (machine.flash_attn, "needs the package flash-attn", "pip install 'sweeper[flash]'"),
-        (config.precision != "fp32", "needs 16-bit precision", "use precision=bf16, fp16 or bf16_pure"),
+        (
+            config.compute_dtype != "float32",
+            "needs 16-bit precision",
+            "use precision=bf16, fp16 or bf16_pure",
+        ),
         (
             machine.compute_capability is None or machine.compute_capability >= (8, 0),
             "needs compute capability 8.0 or higher",

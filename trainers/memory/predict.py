@@ -122,8 +122,8 @@ def _quietly() -> Iterator[None]:
 
 
 def _on_fake_cpu(config: Config) -> Config:
-    """The dry run's tensors say they are on a CPU. fp16 needs CUDA, and bf16 takes the same bytes."""
-    precision = "bf16" if config.precision == "fp16" else config.precision
+    """The dry run's tensors say they are on a CPU. fp16 and tf32 need CUDA, and others take the same bytes."""
+    precision = {"fp16": "bf16", "tf32": "fp32"}.get(config.precision, config.precision)
     return dataclasses.replace(
         config, precision=precision, trial=dataclasses.replace(config.trial, device="cpu")
     )

@@ -73,7 +73,7 @@ def _with_files(config: Config, model: nn.Module, phases: Mapping[str, int]) -> 
 
 def _overhead(config: Config, model: nn.Module, small_bytes: int) -> int:
     overhead = LIBRARIES_BYTES + int(small_bytes * KEPT_SHARE)
-    overhead += HALF_PRECISION_BYTES if config.precision != "fp32" else 0
+    overhead += HALF_PRECISION_BYTES if config.compute_dtype != "float32" else 0
     packed = [weight for weight in model.parameters() if not weight.dtype.is_floating_point]
     unpacked_bytes = QUANTISING_BLOCKS * 4 * max(map(logical_elements, packed), default=0)
     return overhead + min(unpacked_bytes, KEPT_TOP_BYTES)

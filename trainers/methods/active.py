@@ -108,6 +108,7 @@ def model_activity(model: nn.Module, config: Config) -> dict[str, Any]:
         "model_class": type(_unwrapped(model)).__name__,
         "linear_classes": dict(Counter(type(m).__name__ for m in _base_linears(model).values())),
         "attention": getattr(_unwrapped(model).config, "_attn_implementation", None),
+        "float32_products": torch.get_float32_matmul_precision(),
         "base_dtypes": _dtypes([weight for _, weight in base]),
         "trainable_dtypes": _dtypes(trainable),
         "base_frozen": not any(weight.requires_grad for _, weight in base),

@@ -30,6 +30,7 @@ def mismatches(config: Config, active: dict[str, Any]) -> list[str]:
         ("batch.accumulation", active.get("batch_accumulation"), sizes.accumulation),
         ("checkpointing", active.get("recomputed"), config.checkpointing),
         ("precision", _one(active.get("compute_dtypes")), _dtype(config)),
+        ("precision", active.get("float32_products"), "high" if config.precision == "tf32" else "highest"),
         ("adapter", active.get("base_frozen"), config.adapter == "lora"),
         ("optim", active.get("optimizer_class"), _optimizer_class(config, active)),
     ]

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from sweeper.contract.config import Config
-
-AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}
-"""Precision -> type of autocast arithmetic; the others have no autocast."""
+from sweeper.contract.config import AUTOCAST, Config
 
 
 def device(config: Config) -> torch.device:
@@ -20,15 +17,19 @@ def device(config: Config) -> torch.device:
 
 def weights_dtype(config: Config) -> torch.dtype:
     """Type in which base weights are held, those that are not quantised."""
-    if config.precision == "bf16_pure":
-        return torch.bfloat16
-    dtype: torch.dtype = getattr(torch, "float32" if config.model.dtype == "auto" else config.model.dtype)
+    dtype: torch.dtype = getattr(torch, config.held_dtype)
     return dtype
 
 
 def compute_dtype(config: Config) -> torch.dtype:
     """Type in which linear layers compute."""
-    return AUTOCAST.get(config.precision, weights_dtype(config))
+    dtype: torch.dtype = getattr(torch, config.compute_dtype)
+    return dtype
+
+
+def choose_float32_products(config: Config) -> None:
+    """Let float32 products round their factors to TF32, or not: torch's default differs by version."""
+    torch.set_float32_matmul_precision("high" if config.precision == "tf32" else "highest")
 
 
 def mixed_precision(config: Config) -> str:
@@ -38,5 +39,5 @@ def mixed_precision(config: Config) -> str:
 
 def autocast(config: Config, where: torch.device) -> torch.autocast:
     """The arithmetic of the forward pass; a context that does nothing when there is no autocast."""
-    dtype = AUTOCAST.get(config.precision)
-    return torch.autocast(where.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
+    is_on = config.precision in AUTOCAST
+    return torch.autocast(where.type, dtype=compute_dtype(config) if is_on else torch.bfloat16, enabled=is_on)
