@@ -55,6 +55,7 @@ class Trial:
         environment.quiet_libraries()
         config = from_dict(spec.config)
         device = precision.device(config)
+        precision.choose_float32_products(config)
         self._record = Record(spec, config, device, Meters(device))
         self._keeper = keeper or Keeper(folder)
         self._folder = folder

@@ -19,7 +19,7 @@ from sweeper.machine import ATTENTION_PACKAGES, Machine, uses_cuda
 Rule = Callable[[Config, Machine], Iterator[Problem]]
 
 BF16_CAPABILITY = (8, 0)
-"""CUDA C++ Programming Guide, arithmetic instructions: bfloat16 from compute capability 8.0."""
+"""CUDA C++ Programming Guide, arithmetic instructions: bfloat16 and TF32 from compute capability 8.0."""
 FLASH_CAPABILITY = {
     "flash_attention_2": (8, 0),
     "flash_attention_3": (9, 0),
@@ -186,13 +186,16 @@ def precision(config: Config, machine: Machine) -> Iterator[Problem]:
             config.precision,
             "use precision=fp16 or fp32",
         )
-    weights = config.model.dtype
-    if config.precision == "fp16" and weights == "float16":
+    is_old = on_cuda and capability is not None and capability < BF16_CAPABILITY
+    if config.precision == "tf32" and (is_old or not on_cuda):
+        rule = "precision=tf32 needs a CUDA device of compute capability 8.0 or higher"
+        yield Problem(rule, "precision", "tf32", "use precision=fp32")
+    if config.precision == "fp16" and config.held_dtype == "float16" and config.adapter == "full":
         yield Problem(
-            "precision=fp16 needs weights that can be unscaled in float32",
+            "precision=fp16 needs weights that can be unscaled in float32: adapter=full trains all of them",
             "model.dtype",
-            weights,
-            "use model.dtype=auto",
+            config.model.dtype,
+            "use model.dtype=auto, or adapter=lora, whose own weights are float32",
         )
 
 
@@ -209,7 +212,11 @@ def attention(config: Config, machine: Machine) -> Iterator[Problem]:
             f"needs the package {ATTENTION_PACKAGES[kernel]}",
             f"{FLASH_INSTALL[kernel]}, or use attention=sdpa",
         ),
-        (config.precision != "fp32", "needs 16-bit precision", "use precision=bf16, fp16 or bf16_pure"),
+        (
+            config.compute_dtype != "float32",
+            "needs 16-bit precision",
+            "use precision=bf16, fp16 or bf16_pure",
+        ),
         (
             found is None or found >= lowest,
             f"needs compute capability {lowest[0]}.{lowest[1]} or higher",

@@ -34,6 +34,8 @@ MISSING = "???"
 """OmegaConf's mark for a value that the user must give."""
 DEFAULT_EFFECTIVE_BATCH = 16
 DEFAULT_STEPS = 20
+AUTOCAST = {"fp16": "float16", "bf16": "bfloat16"}
+"""Precision -> type of autocast arithmetic; the others have no autocast."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,10 @@ class ModelConfig:
     revision: str | None = None
     """Branch, tag or commit on the hub. Has no effect on a local folder."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Type in which the base weights are held. `auto`: float32, or bfloat16 under
-    `precision=bf16_pure`."""
+    """Type in which the base weights are held. `auto`: the frozen base of an adapter in the type that the
+    precision computes in (bfloat16 under bf16 and bf16_pure, float16 under fp16), the weights of a full
+    fine-tune in float32 (bfloat16 under bf16_pure). `float32` with a 16-bit precision is what the paper
+    measures: 16-bit arithmetic over float32 weights."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Off unless you trust its author."""
 
@@ -228,14 +232,16 @@ class Config:
     checkpointing: bool = False
     """Gradient checkpointing (non-reentrant): recompute activations in the backward pass. Group
     `checkpointing`: on, off."""
-    precision: Literal["fp32", "fp16", "bf16", "bf16_pure"] = "fp32"
-    """Arithmetic: fp16 and bf16 are autocast over fp32 weights (fp16 with loss scaling);
-    bf16_pure holds weights, gradients and optimizer state in bfloat16. Group `precision`."""
     attention: Literal[
         "auto", "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flash_attention_4"
     ] = "sdpa"
     """Attention kernel, by its `transformers` name. `auto`: sdpa where the model's class supports it, else
     eager; a trial records which. Group `attention`."""
+    precision: Literal["fp32", "tf32", "fp16", "bf16", "bf16_pure"] = "fp32"
+    """Arithmetic: fp16 and bf16 are autocast (fp16 with loss scaling) with adapters, gradients and optimizer
+    state in float32; bf16_pure holds these in bfloat16 too. tf32 is float32 whose matrix products round
+    their factors to 10 bits of mantissa (CUDA, compute capability 8.0 and later): what 16 bit has to beat
+    there. How the base is held says `model.dtype`. Group `precision`."""
     optim: str = "adamw_torch"
     """Optimizer, by its `transformers` name. Group `optim`: adamw, adamw_fused, adafactor, bnb8,
     paged_bnb8 and every name of `transformers`."""
@@ -268,6 +274,26 @@ class Config:
     search: SearchConfig = field(default_factory=SearchConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     repeats: RepeatsConfig = field(default_factory=RepeatsConfig)
+
+    @property
+    def held_dtype(self) -> str:
+        """Type in which the base weights are held, those that are not quantised; torch's name of it."""
+        if self.precision == "bf16_pure":
+            return "bfloat16"
+        if self.model.dtype != "auto":
+            return self.model.dtype
+        return AUTOCAST.get(self.precision, "float32") if self.adapter != "full" else "float32"
+
+    @property
+    def compute_dtype(self) -> str:
+        """Type in which linear layers compute; torch's name of it."""
+        return AUTOCAST.get(self.precision, self.held_dtype)
+
+    @property
+    def arithmetic(self) -> str:
+        """What products are computed in: `fp32`, `tf32`, `fp16` or `bf16`."""
+        half = {"float16": "fp16", "bfloat16": "bf16"}.get(self.compute_dtype)
+        return half or ("tf32" if self.precision == "tf32" else "fp32")
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as plain nested dictionaries, as it stands in `spec.json`."""

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from sweeper.contract.config import from_dict
 from sweeper.contract.trial import Outcome
 from sweeper.study.records import TrialRecord
 
@@ -44,7 +45,7 @@ class Correction:
 
 def path_of(config: Mapping[str, Any]) -> tuple[Any, ...]:
     """The code path of a configuration, as it stands in `spec.json`."""
-    return tuple(config.get(name) for name in PATH)
+    return (*(config.get(name) for name in PATH), from_dict(config).held_dtype)
 
 
 class Corrections:

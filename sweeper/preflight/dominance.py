@@ -161,10 +161,8 @@ def _loads_as_much(config: Config, proof: Proof) -> bool:
 
 
 def _weight_bytes(config: Config) -> int:
-    """Bytes per weight as loaded (`model.dtype`; `auto` follows the precision)."""
-    if config.model.dtype == "auto":
-        return 2 if config.precision == "bf16_pure" else 4
-    return WEIGHT_BYTES[config.model.dtype]
+    """Bytes per weight as loaded."""
+    return WEIGHT_BYTES[config.held_dtype]
 
 
 def _limit(config: Config, proof: Proof) -> bool:
@@ -230,7 +228,7 @@ def _optimizers_compare(config: Config, proof: Proof) -> bool:
 
 def _trains_16_bit(config: Config) -> bool:
     """Whether the optimizer updates 16-bit parameters (an adapter's are fp32 unless all is bf16)."""
-    is_held_so = config.adapter == "full" and config.model.dtype in ("float16", "bfloat16")
+    is_held_so = config.adapter == "full" and config.held_dtype != "float32"
     return config.precision == "bf16_pure" or is_held_so
 
 

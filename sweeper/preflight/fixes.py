@@ -80,7 +80,7 @@ def _micro(config: Config) -> Iterator[Change]:
 
 
 def _weights(config: Config) -> Iterator[Change]:
-    if config.adapter == "lora" and config.model.dtype == "auto" and config.precision in ("bf16", "fp32"):
+    if config.adapter == "lora" and config.held_dtype == "float32" and config.precision in ("bf16", "fp32"):
         model = dataclasses.replace(config.model, dtype="bfloat16")
         yield Change(
             "model.dtype=bfloat16", "16-bit frozen weights", dataclasses.replace(config, model=model)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.config.cell import Cell, ConfigurationError
-from sweeper.contract.config import BatchConfig, Config
+from sweeper.contract.config import AUTOCAST, BatchConfig, Config, from_dict
 from sweeper.contract.scopes import ABOUT_THE_STUDY
 from sweeper.contract.stamps import digest, now
 from sweeper.contract.trial import Outcome, Problem, TrialResult
@@ -152,4 +152,7 @@ def trial_key(config: dict[str, Any], identity: Mapping[str, Any]) -> str:
     work = {name: value for name, value in config.items() if name not in ABOUT_THE_STUDY}
     if work["attention"] == "auto":  # the same work for a class that has sdpa; no other could ask for that
         work["attention"] = "sdpa"
+    held = from_dict(config).held_dtype
+    if work["precision"] in AUTOCAST and held != "float32":  # the work that `model.dtype=auto` stands for
+        work["model"] = {**work["model"], "dtype": held}
     return digest({"config": work, **identity})

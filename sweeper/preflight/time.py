@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sweeper.contract.config import Config
+from sweeper.contract.config import Config, from_dict
 from sweeper.contract.json_files import read_json, write_json
 from sweeper.machine import Machine, uses_cuda
 
@@ -86,8 +86,9 @@ def device_of(config: Config, machine: Machine) -> str | None:
 
 def device_key(device: str, config: Mapping[str, Any]) -> str:
     """Speeds are one thing per device, arithmetic and storage of the base."""
-    threads = config["trial"]["threads"]
-    return " / ".join(map(str, (device, config["precision"], config["quantization"], threads)))
+    threads, held = config["trial"]["threads"], from_dict(config).held_dtype
+    arithmetic = config["precision"] + ("" if held == "float32" else f" over {held}")
+    return " / ".join(map(str, (device, arithmetic, config["quantization"], threads)))
 
 
 class TimeModels:

@@ -19,7 +19,7 @@ class Peak(NamedTuple):
     source: str
 
     def of(self, arithmetic: str) -> float | None:
-        """Operations per second under a precision; TF32 is half of bfloat16 in each of these sources."""
+        """Operations per second in `Config.arithmetic`; TF32 is half of bfloat16 in each of these sources."""
         half = self.bf16 / 2 if self.bf16 else None
         found = {"bf16": self.bf16, "fp16": self.fp16, "fp32": self.fp32, "tf32": half}.get(arithmetic)
         return found * TERA if found else None
@@ -56,16 +56,11 @@ PEAKS = (
 VENDORS = re.compile(r"^((NVIDIA|Tesla|GeForce|AMD|Instinct) )*")
 
 
-def peak_flops(device_name: str, precision: str) -> float | None:
+def peak_flops(device_name: str, arithmetic: str) -> float | None:
     """Peak of a device by its whole name: a variant or a slice is another one. None where it is unknown."""
     name = VENDORS.sub("", device_name)
     found = next((peak for peak in PEAKS if re.fullmatch(peak.name, name)), None)
-    return found.of(arithmetic_of(precision)) if found else None
-
-
-def arithmetic_of(precision: str) -> str:
-    """The arithmetic of `precision`."""
-    return "bf16" if precision == "bf16_pure" else precision
+    return found.of(arithmetic) if found else None
 
 
 def is_slice(device_name: str) -> bool:

@@ -2,7 +2,7 @@
 
 Model FLOPs utilisation counts the operations that the step needs, hardware FLOPs utilisation also those that
 checkpointing repeats; `trainers/meters/work.py` states the convention. Both are shares of the device's peak
-in the arithmetic of `precision`: of its datasheet's, or of a matrix product measured on it where it is not
+in the trial's own arithmetic: of its datasheet's, or of a matrix product measured on it where it is not
 listed.
 """
 
@@ -19,7 +19,7 @@ from sweeper.contract.config import Config
 from sweeper.contract.speed import Speed
 from trainers.data.batches import Plan, batch_sizes
 from trainers.meters.ceilings import DTYPES, measured_ceiling, product_flops_per_s
-from trainers.meters.peaks import arithmetic_of, is_slice, peak_flops
+from trainers.meters.peaks import is_slice, peak_flops
 from trainers.meters.work import step_work
 
 
@@ -38,7 +38,7 @@ def utilization(
     """
     if device.type != "cuda" or speed.padded_tokens_per_s is None:
         return {"mfu": None, "hfu": None}
-    peak = _peak_of(device, config.precision, cache_dir)
+    peak = _peak_of(device, config.arithmetic, cache_dir)
     if peak is None:
         return {"mfu": None, "hfu": None}
     return shares(
@@ -46,9 +46,9 @@ def utilization(
     )
 
 
-def _peak_of(device: torch.device, precision: str, cache_dir: Path | None) -> float | None:
-    name, arithmetic = torch.cuda.get_device_name(device), arithmetic_of(precision)
-    listed = peak_flops(name, precision)
+def _peak_of(device: torch.device, arithmetic: str, cache_dir: Path | None) -> float | None:
+    name = torch.cuda.get_device_name(device)
+    listed = peak_flops(name, arithmetic)
     if listed is not None or is_slice(name) or arithmetic not in DTYPES:
         return listed
     return measured_ceiling(cache_dir, name, arithmetic, lambda: product_flops_per_s(device, arithmetic))

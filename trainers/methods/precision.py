@@ -12,13 +12,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from sweeper.contract.config import Config
+from sweeper.contract.config import AUTOCAST, Config
 from trainers.methods.method import Cost, Facts, Method, compare, get_only
 from trainers.model.layers import base_weights, count_dtypes, dtype_name
 from trainers.model.probe import Probe
 
-AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}
-"""Precision -> type of autocast arithmetic; the others have no autocast."""
+ON_CPU = {"fp16": "bf16", "tf32": "fp32"}
+"""Precision that needs CUDA -> one that takes the same bytes on a CPU."""
 FLOAT32_ON_CUDA: tuple[tuple[Any, str], ...] = (
     *((functional, name) for name in ("layer_norm", "group_norm", "softmax", "log_softmax")),
     *((functional, name) for name in ("cross_entropy", "nll_loss", "mse_loss")),
@@ -41,15 +41,19 @@ def device(config: Config) -> torch.device:
 
 def weights_dtype(config: Config) -> torch.dtype:
     """Type in which base weights are held, those that are not quantised."""
-    if config.precision == "bf16_pure":
-        return torch.bfloat16
-    dtype: torch.dtype = getattr(torch, "float32" if config.model.dtype == "auto" else config.model.dtype)
+    dtype: torch.dtype = getattr(torch, config.held_dtype)
     return dtype
 
 
 def compute_dtype(config: Config) -> torch.dtype:
     """Type in which linear layers compute."""
-    return AUTOCAST.get(config.precision, weights_dtype(config))
+    dtype: torch.dtype = getattr(torch, config.compute_dtype)
+    return dtype
+
+
+def choose_float32_products(config: Config) -> None:
+    """Let float32 products round their factors to TF32, or not: torch's default differs by version."""
+    torch.set_float32_matmul_precision("high" if config.precision == "tf32" else "highest")
 
 
 def trains_in_float32(config: Config) -> bool:
@@ -63,18 +67,18 @@ def mixed_precision(config: Config) -> str:
 
 
 def move_to_cpu(config: Config) -> Config:
-    """The same on a CPU, with an arithmetic that takes the same bytes: fp16 needs CUDA."""
+    """The same on a CPU, with an arithmetic that takes the same bytes."""
     return dataclasses.replace(
         config,
-        precision="bf16" if config.precision == "fp16" else config.precision,
+        precision=ON_CPU.get(config.precision, config.precision),  # type: ignore[arg-type]
         trial=dataclasses.replace(config.trial, device="cpu"),
     )
 
 
 def autocast(config: Config, where: torch.device) -> torch.autocast:
     """The arithmetic of the forward pass; a context that does nothing when there is no autocast."""
-    dtype = AUTOCAST.get(config.precision)
-    return torch.autocast(where.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
+    is_on = config.precision in AUTOCAST
+    return torch.autocast(where.type, dtype=compute_dtype(config) if is_on else torch.bfloat16, enabled=is_on)
 
 
 def _training_arguments(config: Config) -> dict[str, Any]:
@@ -83,6 +87,7 @@ def _training_arguments(config: Config) -> dict[str, Any]:
 
 def _find_in_model(model: nn.Module, config: Config) -> dict[str, Any]:
     return {
+        "float32_products": torch.get_float32_matmul_precision(),
         "base_dtypes": count_dtypes(base_weights(model)),
         "trainable_dtypes": count_dtypes(weight for weight in model.parameters() if weight.requires_grad),
     }
@@ -96,7 +101,9 @@ def _find_in_step(probe: Probe) -> dict[str, Any]:
 
 
 def _judge(config: Config, active: Facts) -> Iterator[str]:
-    return compare(precision=(get_only(active.get("compute_dtypes")), dtype_name(compute_dtype(config))))
+    products = "high" if config.precision == "tf32" else "highest"
+    yield from compare(precision=(get_only(active.get("compute_dtypes")), dtype_name(compute_dtype(config))))
+    yield from compare(precision=(active.get("float32_products"), products))
 
 
 @contextmanager
@@ -122,7 +129,7 @@ def _float32(item: Any) -> Any:
 
 
 def _resident_bytes(config: Config, model: nn.Module) -> int:
-    return HALF_PRECISION_BYTES if config.precision != "fp32" else 0
+    return HALF_PRECISION_BYTES if config.compute_dtype != "float32" else 0
 
 
 METHOD = Method(

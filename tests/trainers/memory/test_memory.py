@@ -305,6 +305,14 @@ def test_shipped_architectures_have_the_published_size(name: str, parameters: in
     assert sum(weight.numel() for weight in model.parameters()) == parameters
 
 
+def test_the_recipe_that_people_use_holds_a_7b_base_in_16_bit(make: MakeConfig) -> None:
+    """13.5 GB of bfloat16 weights and what one checkpointed sequence needs; nothing of it was fitted."""
+    asked = {"model.path": "arch:llama-2-7b", "precision": "bf16", "checkpointing": True, "batch.micro": 1}
+    found = predict(make(**asked, **{"batch.effective": 1}), [at(1024)], on_cuda=True)
+    assert 6_738_415_616 * 2 < found.peak_bytes < 15 * 2**30
+    assert found.parts["weights bfloat16"] > 13 * 10**9 and "weights float32" not in found.parts
+
+
 def test_storages_are_counted_until_they_are_gone() -> None:
     meter = StorageMeter()
     with meter, meter.during("work", "things"):

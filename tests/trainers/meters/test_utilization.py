@@ -14,7 +14,7 @@ from trainers.meters.utilization import shares
 
 def test_a_device_is_known_by_its_own_name_alone() -> None:
     assert peak_flops("NVIDIA H100 PCIe", "bf16") == 756e12
-    assert peak_flops("NVIDIA H100 80GB HBM3", "bf16_pure") == 989.4e12
+    assert peak_flops("NVIDIA H100 80GB HBM3", "bf16") == 989.4e12
     assert peak_flops("NVIDIA A100-SXM4-80GB", "fp32") == 19.5e12
     assert peak_flops("NVIDIA A10G", "bf16") == 70e12 and peak_flops("Tesla V100-SXM2-16GB", "bf16") is None
     assert peak_flops("Tesla V100-PCIE-16GB", "fp16") == 112e12

@@ -38,7 +38,6 @@ METHODS: dict[str, dict[str, Any]] = {
     "bf16": {"precision": "bf16"},
     "bf16_pure": {"precision": "bf16_pure"},
     "full_bf16_pure": {"precision": "bf16_pure", "adapter": "full"},
-    "bf16_weights_under_autocast": {"model.dtype": "bfloat16", "precision": "bf16"},
     "eager": {"attention": "eager"},
     "sdpa": {"attention": "sdpa"},
     "attention_of_the_class": {"attention": "auto"},
@@ -93,7 +92,9 @@ def test_method_trains_on_cpu(name: str, trained: Trained) -> None:
 
 
 CUDA_METHODS: dict[str, dict[str, Any]] = {
+    "tf32": {"precision": "tf32"},
     "fp16": {"precision": "fp16"},
+    "fp16_over_a_float32_base": {"precision": "fp16", "model.dtype": "float32"},
     "fp16_hf": {"precision": "fp16", "trainer": "hf"},
     "int8": {"quantization": "int8"},
     "nf4_bf16": {"quantization": "nf4", "precision": "bf16"},
@@ -160,9 +161,22 @@ def test_bf16_pure_holds_everything_in_bfloat16(trained: Trained) -> None:
     assert set(result.active["optimizer_state_dtypes"]) == {"bfloat16"}
 
 
-def test_bf16_computes_in_bfloat16_over_fp32_weights(trained: Trained) -> None:
-    result = trained(precision="bf16")
-    assert set(result.active["base_dtypes"]) == {"float32"}
+@pytest.mark.parametrize(
+    ("asked", "base", "trained_in"),
+    [
+        ({}, "bfloat16", "float32"),
+        ({"model.dtype": "float32"}, "float32", "float32"),
+        ({"adapter": "full"}, "float32", "float32"),
+    ],
+    ids=["a frozen base in 16 bit", "the paper's float32 base", "master weights of a full fine-tune"],
+)
+def test_bf16_computes_in_bfloat16_over(
+    asked: dict[str, Any], base: str, trained_in: str, trained: Trained
+) -> None:
+    result = trained(precision="bf16", **asked)
+    assert set(result.active["base_dtypes"]) == {base}
+    assert set(result.active["trainable_dtypes"]) == {trained_in}
+    assert set(result.active["optimizer_state_dtypes"]) == {trained_in}
     assert result.active["compute_dtype"] == "bfloat16"
 
 
