@@ -86,8 +86,9 @@ def _gradients(config: Config, data: PreparedData) -> list[torch.Tensor]:
 
     torch.manual_seed(0)
     model: nn.Module = build_model(config, precision.device(config))
-    accelerator, work = Accelerator(cpu=True), plan(config, data.train)
+    work = plan(config, data.train)
     arguments = training_arguments(config, work.steps, Path("unused"))
+    accelerator = Accelerator(cpu=True)  # after the arguments, which reset its state
     parts = Parts(config, work, data, model, arguments, build_optimizer(model, arguments))
     batches = accelerate_loop._on_device(parts, torch.device("cpu"))
     accelerate_loop._accumulate(accelerator, model, batches, work.micro_targets[0])
