@@ -38,7 +38,7 @@ from sweeper.space.expand import expand
 from sweeper.space.space import Space
 from sweeper.strategies.asking import Asking
 from sweeper.strategies.base import Question
-from sweeper.strategies.search import trials_of
+from sweeper.strategies.plan import count_cells
 from sweeper.study.folder import CACHE, StudyFolder
 from sweeper.study.masking import mask, mask_all
 from sweeper.study.records import StudyRecord, reproduction
@@ -170,6 +170,7 @@ def _study_record(
         generation=generation,
         sweeper_version=__version__,
         identities=identities,
+        cells=count_cells(space),
     )
     folder.write_study(study)
     return study
@@ -219,8 +220,8 @@ class Run:
         is_known = self.space.strategy == "grid" and self.space.config.fidelity == "train"
         left = scheduler.missing() if is_known else []
         if not is_known or len(left) > MOST_PREDICTED:
-            total = _total(self.space) if not is_known else len(left)
-            cells = "" if total is None else f"{total} cells: "
+            count = len(left) if is_known else self.study.cells
+            cells = "" if count is None else f"{count} cells: "
             scheduler.say(f"{cells}memory and time are predicted as each one's turn comes")
             return
         for line in bill_lines(left, self.memory, self._cache_dir):
@@ -232,7 +233,7 @@ class Run:
 
     def _scheduler(self, listener: Listener, tracker: Tracker) -> Scheduler:
         space, config = self.space, self.space.config
-        board = Board(_total(space), len(self.slots))
+        board = Board(None if config.repeats.finalists else self.study.cells, len(self.slots))
         question = Question(space, lambda line: listener(board, line))
         return Scheduler(
             study=self.study,
@@ -280,15 +281,6 @@ class Run:
             reproduce=reproduction(self.study, ranking.best) if ranking.best else None,
             left=scheduler.left,
         )
-
-
-def _total(space: Space) -> int | None:
-    """Cells in all, where the strategy knows them beforehand."""
-    if space.config.fidelity != "train" or space.config.repeats.finalists or space.strategy == "paper":
-        return None
-    if space.strategy != "grid":
-        return trials_of(space)
-    return len({cell.label for cell in space.cells} | {space.config.constraint.baseline} - {None})
 
 
 def _storage(study: StudyConfig, folder: StudyFolder) -> str:

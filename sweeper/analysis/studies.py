@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from sweeper.analysis.open import OpenStudy, opened, study_folders
 from sweeper.contract.json_files import read_json
 from sweeper.contract.trial import Outcome
 from sweeper.study.folder import StudyFolder
-from sweeper.study.records import StudyRecord, TrialRecord
+from sweeper.study.records import TrialRecord
 
 State = Literal["running", "ended", "incomplete", "empty", "unreadable"]
 
@@ -60,7 +59,7 @@ def summary(study: OpenStudy, running: bool | None = None) -> Summary:
     """How far a study is. `running`: whether a driver is at it, for who holds its lock; None: look."""
     own = list(select_asked(study.record, study.trials).kept)
     ended = Counter(record.result.outcome.value for record in own if record.result)
-    settled, asked = len(cells(own)), asked_cells(study.record)
+    settled, asked = len(cells(own)), study.record.cells
     busy = study.folder.is_locked() if running is None else running
     return Summary(
         name=study.record.name,
@@ -72,16 +71,6 @@ def summary(study: OpenStudy, running: bool | None = None) -> Summary:
         metric=study.rule.metric,
         created_at=study.record.created_at,
     )
-
-
-def asked_cells(record: StudyRecord) -> int | None:
-    """The size of the grid; None when what is swept is no list of values."""
-    decides = record.config.get("strategy", "auto") not in ("auto", "grid")
-    proposes = (record.config.get("search") or {}).get("n_trials") is not None
-    is_range = any("(" in str(value) for values in record.swept.values() for value in values)
-    if decides or proposes or is_range:
-        return None
-    return math.prod(len(values) for values in record.swept.values())
 
 
 def _state(folder: StudyFolder, own: list[TrialRecord], settled: int, asked: int | None) -> State:

@@ -6,12 +6,13 @@ from collections.abc import Callable
 
 from sweeper.ranking.pareto import pareto_front
 from sweeper.space.conditions import terms
+from sweeper.space.space import Space
 from sweeper.strategies.base import Plan, Proposal, Question, measured
 from sweeper.strategies.fidelity import probe_and_train
 from sweeper.strategies.finalists import finalists
 from sweeper.strategies.grid import grid
 from sweeper.strategies.paper import paper
-from sweeper.strategies.search import search
+from sweeper.strategies.search import count_drawn, search
 
 STRATEGIES: dict[str, Callable[[Question], Plan[None]]] = {
     "grid": grid,
@@ -31,6 +32,15 @@ def plan(question: Question) -> Plan[None]:
     yield from strategy
     yield from finalists(question)
     _front(question)
+
+
+def count_cells(space: Space) -> int | None:
+    """Cells that the study asks for; None where the strategy decides as it goes."""
+    if space.config.fidelity != "train" or space.strategy == "paper":
+        return None
+    if space.strategy != "grid":
+        return count_drawn(space)
+    return len({cell.label for cell in space.cells} | {space.config.constraint.baseline} - {None})
 
 
 def _front(question: Question) -> None:

@@ -27,7 +27,7 @@ DRAWS = 2000
 def search(question: Question) -> Plan[None]:
     """Propose `search.n_trials` different cells, each with all that was heard before in mind."""
     proposer = Proposer(question)
-    for _ in range(trials_of(question.space)):
+    for _ in range(_draws(question.space)):
         cell = proposer.draw()
         if cell is None:
             question.say(f"the space holds no further cell: all {len(proposer.seen)} were proposed")
@@ -35,10 +35,20 @@ def search(question: Question) -> Plan[None]:
         proposer.hear((yield Proposal(cell)))
 
 
-def trials_of(space: Space) -> int:
-    """How many cells a search proposes."""
-    asked = space.config.search.n_trials or DEFAULT_TRIALS
-    return int(min(asked, space.size))
+def count_drawn(space: Space) -> int:
+    """How many cells a search ends with: as many as are asked for, if so many are possible."""
+    if space.size > ENUMERATED:
+        return _draws(space)
+    labels: set[str] = set()
+    for cell in filter(None, map(space.cell, space.combinations())):
+        labels.add(cell.label)
+        if len(labels) == _draws(space):
+            break
+    return len(labels)
+
+
+def _draws(space: Space) -> int:
+    return int(min(space.config.search.n_trials or DEFAULT_TRIALS, space.size))
 
 
 class Proposer:

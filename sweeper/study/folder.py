@@ -15,7 +15,8 @@ from typing import IO, Any
 from sweeper.contract.folder import ProductionFolder, TrialFolder
 from sweeper.contract.json_files import UnreadableFileError, read_json, write_json
 from sweeper.contract.measurements import PRICE
-from sweeper.study.records import StudyRecord, TrialRecord
+from sweeper.contract.trial import MISSHAPEN
+from sweeper.study.records import StudyRecord, TrialRecord, count_unrecorded_cells
 
 
 class StudyIsBusyError(RuntimeError):
@@ -86,8 +87,10 @@ class StudyFolder:
         found = read_json(self.study)
         try:
             record = dict(found)
+            if "cells" not in record:
+                record["cells"] = count_unrecorded_cells(record)
             return StudyRecord(**record | {"overrides": tuple(record["overrides"])})
-        except (ValueError, TypeError, KeyError) as error:
+        except MISSHAPEN as error:
             raise UnreadableFileError(self.study, error) from error
 
     def write_study(self, record: StudyRecord) -> None:

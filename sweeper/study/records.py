@@ -12,7 +12,9 @@ studies/<study>/study.json         what was asked
 
 from __future__ import annotations
 
+import math
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -42,6 +44,19 @@ class StudyRecord:
     identities: list[dict[str, Any]] = field(default_factory=list)
     """What the last run found its cells to rest on beside their options, each once, as `TrialSpec.identity`;
     the run adds what it finds later. Empty in records of versions that did not record it."""
+    cells: int | None = None
+    """Cells that were asked for; None when the strategy decides as it goes."""
+
+
+def count_unrecorded_cells(study: Mapping[str, Any]) -> int | None:
+    """The size of the grid of a study whose record (as plain types) is older than `StudyRecord.cells`."""
+    config = study["config"]
+    decides = config.get("strategy", "auto") not in ("auto", "grid")
+    proposes = (config.get("search") or {}).get("n_trials") is not None
+    is_range = any("(" in str(value) for values in study["swept"].values() for value in values)
+    if decides or proposes or is_range:
+        return None
+    return math.prod(len(values) for values in study["swept"].values())
 
 
 @dataclass(frozen=True)

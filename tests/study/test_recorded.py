@@ -1,8 +1,9 @@
 """A study that an earlier version recorded opens, ranks, exports and goes on as it did then.
 
-`tests/fixtures/recorded` was made on 2 cores of a CPU by `python -m sweeper -m lora.r=8,16
-optim=adamw,adafactor train.steps=6 trial.warmup_steps=1 data.max_train_examples=64 data.max_eval_examples=8 evaluate.general=4
-study.name=recorded`, without what takes space; `exported.json` is what `export --format=json` gave.
+`tests/fixtures/recorded` was made on 2 cores of a CPU by `python -m sweeper -m
+lora.r=8,16 optim=adamw,adafactor train.steps=6 trial.warmup_steps=1
+data.max_train_examples=64 data.max_eval_examples=8 evaluate.general=4 study.name=recorded`, without what
+takes space; `exported.json` is what `export --format=json` gave.
 """
 
 from __future__ import annotations

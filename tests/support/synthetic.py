@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -99,6 +100,7 @@ def write_study(
             overrides=("train.steps=20",),
             swept={key: list(values) for key, values in swept.items()},
             config=configured({"train.steps": "20"}, **sections),
+            cells=math.prod(map(len, swept.values())),
         )
     )
     return study
