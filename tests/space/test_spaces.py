@@ -144,3 +144,14 @@ def test_the_command_of_one_trial_is_without_the_space_that_it_was_drawn_from() 
     study = StudyRecord("s", "", "", overrides, {"lora.r": ["8"]}, {})
     trial = TrialRecord(TrialSpec("s", 0, "key", {}, {"lora.r": "8"}), None, TrialFolder(Path("-")))
     assert reproduction(study, trial) == "python -m sweeper train.steps=3 lora.r=8"
+
+
+def test_the_environment_names_the_store_and_the_experiment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5999")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "ours")
+    found = space("lora.r=8,16", "optim=adamw,adafactor")
+    assert {cell.config.tracking.uri for cell in found.cells} == {"http://127.0.0.1:5999"}
+    assert found.config.tracking.experiment == "ours"
+    assert space("lora.r=8,16", "tracking.experiment=mine").config.tracking.experiment == "mine"
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert space("lora.r=8,16").config.tracking.uri is None
