@@ -21,7 +21,7 @@ GRIDS = (
     ("trainer=accelerate,hf", "adapter=lora,full"),
     ("optim=adamw_fused,paged_bnb8", "attention=sdpa", "data=transport", "model=tiny"),
 )
-NEEDS_CUDA = ("precision=fp16", "attention=flash_attention_2")
+NEEDS_CUDA = ("precision=fp16", "precision=tf32", "attention=flash_attention_2")
 NEEDS_A_PACKAGE = ("attention=flash_attention_3", "attention=flash_attention_4")
 ELSEWHERE = {"data=hf", "space=paper"}
 """Tested below with a data set of its own, and in test_strategies.py."""
