@@ -80,13 +80,16 @@ def sweep(
     command: str,
     listening: Listening,
     launching: Launching = local_launcher,
+    flags: Sequence[str] = (),
+    refused: Sequence[Problem] = (),
 ) -> Verdict:
     """Run whatever is missing of the study that the arguments ask for.
 
-    Needs an initialised Hydra. Raises ConfigurationError (nothing was written), StudyIsBusyError,
-    BusyDeviceError, or StorageError.
+    `flags`: Hydra's, which say where options lie. `refused`: mistakes that were found in them. Needs an
+    initialised Hydra. Raises ConfigurationError (nothing was written), StudyIsBusyError, BusyDeviceError,
+    or StorageError.
     """
-    space, slots = _checked(arguments, config_name, launching)
+    space, slots = _checked(arguments, config_name, launching, refused)
     root = Path(space.config.study.root)
     folder = StudyFolder(root / (space.config.study.name or space.name))
     with launching() as launcher, closing(Preload(_tracking_uri(space.config))) as preload:
@@ -97,21 +100,25 @@ def sweep(
             memory.sized(cell)  # a mistake, where that cannot be done
         preload.wait()
         with folder.locked():
-            study = _study_record(space, folder, command)
+            study = _study_record(space, folder, command, flags)
             run = Run(study, folder, space, slots, launcher, identities, memory, preload)
             return run.carry_out(listening)
 
 
-def _checked(arguments: Sequence[str], config_name: str, launching: Launching) -> tuple[Space, list[Slot]]:
+def _checked(
+    arguments: Sequence[str], config_name: str, launching: Launching, refused: Sequence[Problem]
+) -> tuple[Space, list[Slot]]:
     """The space and the slots; when anything is wrong with them, everything that is."""
+    known = [(item, "") for item in refused]
     try:
         space = expand(arguments, config_name, machine())
     except ConfigurationError as error:
-        raise _completed(error, launching) from None
+        raise _completed(ConfigurationError([*known, *error.problems], error.cells), launching) from None
     slots, too_many = make_slots(space.config, machine())
-    problems = [item for item in (_tracking_problem(space.config), too_many) if item is not None]
+    found = (_tracking_problem(space.config), too_many)
+    problems = [*known, *((item, "") for item in found if item is not None)]
     if problems:
-        raise _completed(ConfigurationError([(item, "") for item in problems], space.cells), launching)
+        raise _completed(ConfigurationError(problems, space.cells), launching)
     return space, slots
 
 
@@ -146,7 +153,7 @@ def _tracking_uri(config: Config) -> str:
     return config.tracking.uri or default_uri(Path(config.study.root))
 
 
-def _study_record(space: Space, folder: StudyFolder, command: str) -> StudyRecord:
+def _study_record(space: Space, folder: StudyFolder, command: str, flags: Sequence[str]) -> StudyRecord:
     """What is asked for now, in the generation that it belongs to; written to `study.json`."""
     before = folder.read_study()
     generation = before.generation if before else 1
@@ -161,6 +168,8 @@ def _study_record(space: Space, folder: StudyFolder, command: str) -> StudyRecor
         config=mask_all(space.base),
         generation=generation,
         sweeper_version=__version__,
+        flags=tuple(flags),
+        touched=space.touched,
     )
     folder.write_study(study)
     return study

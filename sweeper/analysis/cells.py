@@ -68,7 +68,7 @@ def asked_again(study: StudyRecord, records: Iterable[TrialRecord]) -> list[Tria
     Left out are those of an earlier `study.fresh=true`, and those whose fixed options (steps, model,
     data …) were others: their losses cannot be compared.
     """
-    swept = set(study.swept)
+    swept = {*study.swept, *study.touched}
     said = {item.partition("=")[0].lstrip("+") for item in study.overrides}
     fixed = {key: value for key, value in leaves(study.config) if value is not None}
     return [

@@ -86,7 +86,8 @@ class StudyFolder:
         found = read_json(self.study)
         try:
             record = dict(found)
-            return StudyRecord(**record | {"overrides": tuple(record["overrides"])})
+            later = {name: tuple(record.get(name, ())) for name in ("flags", "touched")}
+            return StudyRecord(**record | later | {"overrides": tuple(record["overrides"])})
         except (ValueError, TypeError, KeyError) as error:
             raise UnreadableFileError(self.study, error) from error
 

@@ -39,6 +39,10 @@ class StudyRecord:
     generation: int = 1
     """Counts up with every `study.fresh=true`."""
     sweeper_version: str | None = None
+    flags: tuple[str, ...] = ()
+    """Hydra's flags that say where options lie, as typed: `--config-dir=…`, `--config-name=…`."""
+    touched: tuple[str, ...] = ()
+    """Options that are not swept by name, but set by the choices of a swept group."""
 
 
 @dataclass(frozen=True)
@@ -118,5 +122,6 @@ NOT_OF_ONE_TRIAL = (
 def reproduction(study: StudyRecord, trial: TrialRecord) -> str:
     """The command, as one types it; what names or renews the study is left out."""
     own = [f"{key}={value}" for key, value in trial.spec.overrides.items()]
-    fixed = [item for item in study.overrides if not item.startswith(NOT_OF_ONE_TRIAL)]
-    return " ".join(["python -m sweeper", *(shlex.quote(item) for item in [*fixed, *own])])
+    swept = {f"{key}=" for key in trial.spec.overrides}
+    fixed = [item for item in study.overrides if not item.startswith((*NOT_OF_ONE_TRIAL, *swept))]
+    return shlex.join(["python", "-m", "sweeper", *study.flags, *fixed, *own])
