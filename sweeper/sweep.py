@@ -83,14 +83,17 @@ def sweep(
     command: str,
     listening: Listening,
     launching: Launching = local_launcher,
+    flags: Sequence[str] = (),
+    refused: Sequence[Problem] = (),
 ) -> Verdict:
     """Run whatever is missing of the study that the arguments ask for.
 
-    Needs an initialised Hydra. Raises ConfigurationError (nothing was written), StudyIsBusyError,
-    BusyDeviceError, or StorageError.
+    `flags`: Hydra's, which say where options lie. `refused`: mistakes that were found in them. Needs an
+    initialised Hydra. Raises ConfigurationError (nothing was written), StudyIsBusyError, BusyDeviceError,
+    or StorageError.
     """
     see_machine(launching)
-    space, slots = _checked(arguments, config_name, launching)
+    space, slots = _checked(arguments, config_name, launching, refused)
     root = Path(space.config.study.root)
     folder = StudyFolder(root / (space.config.study.name or space.name))
     with launching() as launcher, closing(Preload(_tracking_uri(space.config))) as preload:
@@ -102,22 +105,26 @@ def sweep(
         preload.wait()
         with folder.locked():
             identities.note([slots[0].fitted(cell) for cell in space.cells])
-            study = _study_record(space, folder, command, identities.identities)
+            study = _study_record(space, folder, command, flags, identities.identities)
             identities.on_new = lambda: folder.write_study(study)
             run = Run(study, folder, space, slots, launcher, identities, memory, preload)
             return run.carry_out(listening)
 
 
-def _checked(arguments: Sequence[str], config_name: str, launching: Launching) -> tuple[Space, list[Slot]]:
+def _checked(
+    arguments: Sequence[str], config_name: str, launching: Launching, refused: Sequence[Problem]
+) -> tuple[Space, list[Slot]]:
     """The space and the slots; when anything is wrong with them, everything that is."""
+    known = [(item, "") for item in refused]
     try:
         space = expand(arguments, config_name, machine())
     except ConfigurationError as error:
-        raise _completed(error, launching) from None
+        raise _completed(ConfigurationError([*known, *error.problems], error.cells), launching) from None
     slots, too_many = make_slots(space.config, machine())
-    problems = [item for item in (_tracking_problem(space.config), too_many) if item is not None]
+    found = (_tracking_problem(space.config), too_many)
+    problems = [*known, *((item, "") for item in found if item is not None)]
     if problems:
-        raise _completed(ConfigurationError([(item, "") for item in problems], space.cells), launching)
+        raise _completed(ConfigurationError(problems, space.cells), launching)
     return space, slots
 
 
@@ -153,7 +160,11 @@ def _tracking_uri(config: Config) -> str:
 
 
 def _study_record(
-    space: Space, folder: StudyFolder, command: str, identities: list[dict[str, Any]]
+    space: Space,
+    folder: StudyFolder,
+    command: str,
+    flags: Sequence[str],
+    identities: list[dict[str, Any]],
 ) -> StudyRecord:
     """What is asked for now, in the generation that it belongs to; written to `study.json`."""
     before = folder.read_study()
@@ -171,6 +182,8 @@ def _study_record(
         sweeper_version=__version__,
         identities=identities,
         cells=count_cells(space),
+        flags=tuple(flags),
+        touched=space.touched,
     )
     folder.write_study(study)
     return study

@@ -65,7 +65,7 @@ class _Options:
     """The options that a study holds fixed."""
 
     def __init__(self, study: StudyRecord) -> None:
-        self._swept = set(study.swept)
+        self._swept = {*study.swept, *study.touched}
         self._said = {item.partition("=")[0].lstrip("+") for item in study.overrides}
         self._fixed = {key: value for key, value in leaves(study.config) if value is not None}
 

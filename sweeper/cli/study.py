@@ -2,75 +2,58 @@
 
 from __future__ import annotations
 
+import functools
 import shlex
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from sweeper.cli.errors import explain
+from sweeper.cli.errors import MISTAKE
 from sweeper.cli.signals import INTERRUPTED, raise_interrupts
 
 if TYPE_CHECKING:
+    from sweeper.cli.hydra_doors import CommandLine
+    from sweeper.contract.trial import Problem
     from sweeper.sweep import Verdict
 
 
 def run_command_line(arguments: list[str]) -> int:
-    """Hand over to Hydra, which composes and comes back through `run_study`."""
+    """Run the study that is asked for, or let Hydra show what it is asked to show. Raises
+    ConfigurationError."""
+    from sweeper.cli.hydra_doors import complete_overrides, read_command_line
+    from sweeper.config.cell import ConfigurationError
+    from sweeper.config.hydra import initialized_hydra
+
+    line = read_command_line(arguments)
+    with initialized_hydra(line.folders):
+        if not line.shows:
+            return _run_study(line, *complete_overrides(line))
+    if line.problems:
+        raise ConfigurationError([(problem, "") for problem in line.problems])
+    return _show(arguments, line)
+
+
+def _show(arguments: Sequence[str], line: CommandLine) -> int:
+    """Hydra's own flags: `--cfg`, `--info`, `--hydra-help`, `--shell-completion`."""
     import hydra
-    from hydra._internal.utils import get_args_parser
 
-    from sweeper.config.hydra import conf_dir, initialized_hydra, register
+    from sweeper.config.hydra import conf_dir, register
 
-    parsed = get_args_parser().parse_args(arguments)
-    runs = not (parsed.cfg or parsed.info or parsed.hydra_help or parsed.shell_completion)
-    if runs and _names_are_wrong(parsed.overrides, parsed.config_dir):
-        with initialized_hydra():
-            return _run_study(parsed.overrides, parsed.config_name or "config")
     register()
-    sys.argv[1:] = arguments
-    hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(_task)()
+    flags = [item for item in arguments if item not in line.overrides]
+    sys.argv[1:] = [*flags, *line.overrides]
+    try:
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(_nothing)()
+    except SystemExit as stopped:  # Hydra has said why
+        return MISTAKE if stopped.code else 0
     return 0
 
 
-def _names_are_wrong(overrides: Sequence[str], config_dir: str | None) -> bool:
-    """Whether Hydra would stop at the first key or choice it does not know, where we report all."""
-    from pathlib import Path
-
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
-    from sweeper.config.validate import name_problems
-
-    try:
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
-    except HydraException:
-        return True
-    return bool(name_problems(parsed, [Path(config_dir)] if config_dir else []))
+def _nothing(_: Any) -> None:
+    """Stands for the program of which Hydra shows the configuration."""
 
 
-def _task(_: Any) -> None:
-    """What Hydra runs without `-m`."""
-    from hydra.core.hydra_config import HydraConfig
-
-    hydra = HydraConfig.get()
-    run_study(list(hydra.overrides.task), str(hydra.job.config_name))
-
-
-def run_study(arguments: Sequence[str], config_name: str) -> None:
-    """Run a study inside an initialised Hydra, which would print our errors as its own. Raises SystemExit
-    unless all went well."""
-    try:
-        code = _run_study(arguments, config_name)
-    except Exception as error:
-        told = explain(error)
-        if told is None:
-            raise
-        code = told
-    if code:
-        raise SystemExit(code)
-
-
-def _run_study(arguments: Sequence[str], config_name: str) -> int:
+def _run_study(line: CommandLine, overrides: Sequence[str], refused: Sequence[Problem]) -> int:
     from sweeper.cli import display
     from sweeper.sweep import sweep
 
@@ -79,7 +62,8 @@ def _run_study(arguments: Sequence[str], config_name: str) -> int:
     command = shlex.join(["python", "-m", "sweeper", *sys.argv[1:]])
     if console.is_terminal:
         console.print("Checking every cell, the model and the data …", style="dim")
-    verdict = sweep(arguments, config_name, command, lambda: display.listener(console))
+    listening = functools.partial(display.listener, console)
+    verdict = sweep(overrides, line.config_name, command, listening, flags=line.flags, refused=refused)
     return _report(console, verdict)
 
 

@@ -43,7 +43,7 @@ class Composer:
     def __init__(self, fixed: Sequence[str], config_name: str) -> None:
         """`fixed`: overrides that hold for every cell."""
         self._fixed = list(fixed)
-        self._config_name = config_name
+        self.config_name = config_name
         self._groups = groups()
         self._keys = set(keys())
         self._changes: dict[tuple[str, str], _Change | None] = {}
@@ -68,6 +68,18 @@ class Composer:
         own = [item for change in known for item in change.problems if item.key in set_here]
         return resolved(with_leaves(base, leaves)), [*kept, *dict.fromkeys(own)]
 
+    def options_set(self, key: str, text: str) -> frozenset[str]:
+        """The options that a choice of a group sets, besides those that are named like the group."""
+        if key in self._keys and key not in self._groups:
+            return frozenset()
+        change = self._change(key, text) or self._look_at_group(key, text)
+        name = key.lstrip("+")
+        return frozenset(
+            item
+            for item in (change.leaves if change else ())
+            if item != name and not item.startswith(f"{name}.")
+        )
+
     @cached_property
     def base(self) -> Composed:
         """The typed configuration without any swept value."""
@@ -81,7 +93,7 @@ class Composer:
 
         base = self.base[0] or Config()
         values = {key: _as_typed(value) for key, value in leaves_of(base).items()}
-        composed = compose(self._config_name, overrides=self._fixed, return_hydra_config=True)
+        composed = compose(self.config_name, overrides=self._fixed, return_hydra_config=True)
         chosen = OmegaConf.to_container(composed.hydra.runtime.choices)
         assert isinstance(chosen, dict)
         return values | {str(key): str(value) for key, value in chosen.items() if key in self._groups}
@@ -94,13 +106,14 @@ class Composer:
         from hydra import compose
 
         try:
-            composed = compose(self._config_name, overrides=[*self._fixed, *overrides])
+            composed = compose(self.config_name, overrides=[*self._fixed, *overrides])
             plain = OmegaConf.to_container(composed, resolve=True)
             if not overrides:
                 self._has_interpolations = OmegaConf.to_container(composed, resolve=False) != plain
         except (HydraException, OmegaConfBaseException) as error:
             text = " ".join(str(error).split())
-            return None, Problem(f"Hydra must be able to compose the configuration: {text}", "-", "-", "")
+            rule, remedy = "the configuration must compose", "`--cfg job` shows what Hydra makes of it"
+            return None, Problem(rule, "Hydra's answer", text, remedy)
         assert isinstance(plain, dict)
         return {str(key): value for key, value in plain.items()}, None
 

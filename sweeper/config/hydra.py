@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from sweeper.contract.config import MISSING, Config
@@ -36,18 +37,34 @@ def register() -> None:
     for name in MAPPINGS:  # any option may stand in them; Hydra refuses keys that the schema lacks elsewhere
         OmegaConf.set_struct(OmegaConf.select(schema, name), value=False)
     store.store(name="schema", node=schema, provider="sweeper")
+    own = {"n_trials": None, "params": None}  # known from Hydra's own sweepers; `cli.hydra_doors` reads them
+    store.store(group="hydra/sweeper", name="sweeper", node=own, provider="sweeper")
     for name in OPTIMIZERS:
         store.store(group="optim", name=name, node={"optim": name}, package="_global_", provider="sweeper")
 
 
 @contextmanager
-def initialized_hydra() -> Iterator[None]:
-    """Hydra ready to compose, for whoever is not called by `hydra.main`."""
-    import hydra
+def initialized_hydra(folders: Sequence[str] = ()) -> Iterator[None]:
+    """Hydra ready to compose. `folders`: where further options lie, as paths or in Hydra's words
+    (`file://…`, `pkg://…`); of two files with one name ours is taken."""
+    from hydra import version
+    from hydra._internal.hydra import Hydra
+    from hydra._internal.utils import create_config_search_path
+    from hydra.core.config_search_path import SearchPathQuery
+    from hydra.initialize import get_gh_backup, restore_gh_from_backup
 
     register()
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    version.setbase("1.3")
+    search_path = create_config_search_path(str(conf_dir()))
+    for folder in folders:
+        path = folder if "://" in folder else f"file://{Path(folder).absolute()}"
+        search_path.prepend("command-line", path, SearchPathQuery(provider="schema"))
+    before = get_gh_backup()
+    Hydra.create_main_hydra2(task_name="sweeper", config_search_path=search_path)
+    try:
         yield
+    finally:
+        restore_gh_from_backup(before)
 
 
 def conf_dir() -> Path:
@@ -58,7 +75,9 @@ def conf_dir() -> Path:
 
 
 def groups() -> dict[str, list[str]]:
-    """Every group with its options."""
+    """Every group with its options: those that Hydra finds where it is initialised, else those of `conf/`."""
+    if GlobalHydra.instance().is_initialized():
+        return dict(_find_groups(""))
     found = {
         folder.name: sorted(file.stem for file in folder.glob("*.yaml"))
         for folder in sorted(conf_dir().iterdir())
@@ -66,3 +85,18 @@ def groups() -> dict[str, list[str]]:
     }
     found["optim"] += OPTIMIZERS
     return found
+
+
+def own_groups() -> list[str]:
+    """The groups of `conf/`, each of which has an option in every configuration."""
+    return sorted(folder.name for folder in conf_dir().iterdir() if folder.is_dir())
+
+
+def _find_groups(parent: str) -> Iterator[tuple[str, list[str]]]:
+    loader = GlobalHydra.instance().config_loader()
+    for name in loader.list_groups(parent):
+        group = f"{parent}/{name}" if parent else name
+        if group != "hydra":
+            if options := loader.get_group_options(group):
+                yield group, options
+            yield from _find_groups(group)

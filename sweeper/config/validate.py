@@ -7,38 +7,41 @@ import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any, get_type_hints
 
 from hydra.core.override_parser.types import Glob
 from omegaconf import OmegaConf
 
-from sweeper.config.hydra import MAPPINGS, groups
+from sweeper.config.hydra import MAPPINGS, groups, own_groups
 from sweeper.config.options import keys
 from sweeper.contract.config import DEFAULT_EFFECTIVE_BATCH, DEFAULT_STEPS, MISSING, BatchConfig, Config
 from sweeper.contract.study_config import DEFAULT_OBJECTIVE
 from sweeper.contract.trial import Problem
 
 
-def name_problems(overrides: Sequence[Any], external: Sequence[Path] = ()) -> list[tuple[int, Problem]]:
-    """Overrides (Hydra's parsed `Override`s) whose key or group choice does not exist, by position.
-
-    `external` holds further configuration folders (`--config-dir`), whose options count too.
-    """
+def name_problems(overrides: Sequence[Any]) -> list[tuple[int, Problem]]:
+    """Overrides (Hydra's parsed `Override`s) whose key or group choice does not exist, by position."""
     known_groups, known_keys = groups(), keys()
-    for folder in external:
-        for file in folder.glob("*/*.yaml"):
-            known_groups.setdefault(file.parent.name, []).append(file.stem)
     found = []
     for position, override in enumerate(overrides):
         key = override.key_or_group
         if key.startswith("hydra") or override.package is not None:
             continue
         if key in known_groups:
+            found += [(position, problem) for problem in _group_problems(override)]
             found += [(position, problem) for problem in _choice_problems(override, known_groups[key])]
         elif key not in known_keys:
             found.append((position, _unknown_key(override, [*known_keys, *known_groups])))
     return found
+
+
+def _group_problems(override: Any) -> Iterator[Problem]:
+    """A group of our own has an option already, another's has none before it is added."""
+    key, value = override.key_or_group, override.get_value_string()
+    if override.is_add() and key in own_groups():
+        yield Problem(f"{key} has an option already", f"+{key}", value, f"write {key}={value}")
+    elif not override.is_add() and key not in own_groups() and not override.is_force_add():
+        yield Problem(f"{key} has no option that could be replaced", key, value, f"write +{key}={value}")
 
 
 def _choice_problems(override: Any, options: list[str]) -> Iterator[Problem]:
@@ -48,7 +51,7 @@ def _choice_problems(override: Any, options: list[str]) -> Iterator[Problem]:
     values = list(override.sweep_string_iterator()) if swept else [override.get_value_element_as_str()]
     for value in values:
         if value not in options:
-            near = difflib.get_close_matches(value, options, n=3, cutoff=0.4) or options[:8]
+            near = difflib.get_close_matches(value, options, n=3) or options[:8]
             yield Problem(
                 f"{override.key_or_group} must name one of its options",
                 override.key_or_group,

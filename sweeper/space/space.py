@@ -55,6 +55,8 @@ class Space:
     def name(self) -> str:
         """The study's name when none is given: the same question gets the same name."""
         question = sorted(item for item in self.fixed if not item.startswith(NOT_THE_QUESTION))
+        if self.composer.config_name != "config":
+            question.append(f"--config-name={self.composer.config_name}")
         names = sorted(self.dimensions)
         words = "_".join(key.rpartition(".")[2] if len(names) > 2 else key for key in names) or "single"
         return f"{words[:60]}-{digest([question, self.swept], 6)}"
@@ -63,6 +65,13 @@ class Space:
     def swept(self) -> dict[str, list[str]]:
         """Swept key -> its values, or its range, as typed."""
         return {key: dimension.texts() for key, dimension in self.dimensions.items()}
+
+    @property
+    def touched(self) -> tuple[str, ...]:
+        """Options that are not swept by name, but set by the choices of a swept group."""
+        choices = ((key, text) for key, dimension in self.dimensions.items() for text in dimension.texts())
+        found = (self.composer.options_set(key, text) for key, text in choices)
+        return tuple(sorted(frozenset().union(*found)))
 
     @property
     def base(self) -> dict[str, Any]:

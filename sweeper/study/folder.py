@@ -89,7 +89,8 @@ class StudyFolder:
             record = dict(found)
             if "cells" not in record:
                 record["cells"] = count_unrecorded_cells(record)
-            return StudyRecord(**record | {"overrides": tuple(record["overrides"])})
+            tuples = {name: tuple(record.get(name, ())) for name in ("overrides", "flags", "touched")}
+            return StudyRecord(**record | tuples)
         except MISSHAPEN as error:
             raise UnreadableFileError(self.study, error) from error
 

@@ -44,6 +44,10 @@ class StudyRecord:
     identities: list[dict[str, Any]] = field(default_factory=list)
     """What the last run found its cells to rest on beside their options, each once, as `TrialSpec.identity`;
     the run adds what it finds later. Empty in records of versions that did not record it."""
+    flags: tuple[str, ...] = ()
+    """Hydra's flags that say where options lie, as typed: `--config-dir=…`, `--config-name=…`."""
+    touched: tuple[str, ...] = ()
+    """Options that are not swept by name, but set by the choices of a swept group."""
     cells: int | None = None
     """Cells that were asked for; None when the strategy decides as it goes."""
 
@@ -136,5 +140,6 @@ NOT_OF_ONE_TRIAL = (
 def reproduction(study: StudyRecord, trial: TrialRecord) -> str:
     """The command, as one types it; what names or renews the study is left out."""
     own = [f"{key}={value}" for key, value in trial.spec.overrides.items()]
-    fixed = [item for item in study.overrides if not item.startswith(NOT_OF_ONE_TRIAL)]
-    return " ".join(["python -m sweeper", *(shlex.quote(item) for item in [*fixed, *own])])
+    swept = {f"{key}=" for key in trial.spec.overrides}
+    fixed = [item for item in study.overrides if not item.startswith((*NOT_OF_ONE_TRIAL, *swept))]
+    return shlex.join(["python", "-m", "sweeper", *study.flags, *fixed, *own])

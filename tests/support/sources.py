@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("sweeper", "trainers", "hydra_plugins")
+PACKAGES = ("sweeper", "trainers")
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 DRIVER_SOURCES = [path for path in SOURCES if path.is_relative_to(ROOT / "sweeper")]
 TRIAL_SOURCES = [path for path in SOURCES if path.is_relative_to(ROOT / "trainers")]

@@ -1,1 +1,0 @@
-"""sweeper as a Hydra plugin."""
