@@ -39,7 +39,7 @@ from sweeper.space.space import Space
 from sweeper.strategies.asking import Asking
 from sweeper.strategies.base import Question
 from sweeper.strategies.plan import count_cells
-from sweeper.study.folder import CACHE, StudyFolder
+from sweeper.study.folder import CACHE, StudyFolder, find_root_problem
 from sweeper.study.masking import mask, mask_all
 from sweeper.study.records import StudyRecord, reproduction
 from sweeper.tracking.address import check as check_tracking
@@ -121,7 +121,8 @@ def _checked(
     except ConfigurationError as error:
         raise _completed(ConfigurationError([*known, *error.problems], error.cells), launching) from None
     slots, too_many = make_slots(space.config, machine())
-    found = (_tracking_problem(space.config), too_many)
+    unwritable = find_root_problem(space.config.study.root)
+    found = (unwritable or _tracking_problem(space.config), too_many)
     problems = [*known, *((item, "") for item in found if item is not None)]
     if problems:
         raise _completed(ConfigurationError(problems, space.cells), launching)
@@ -132,6 +133,9 @@ def _completed(error: ConfigurationError, launching: Launching) -> Configuration
     """The same error with what a look at models, data and tracking adds to it."""
     known = {(problem.key, problem.value) for problem, _ in error.problems}
     problems = list(error.problems)
+    unwritable = find_root_problem(error.cells[0].config.study.root) if error.cells else None
+    if unwritable:
+        return ConfigurationError(list(dict.fromkeys([*problems, (unwritable, "")])))
     if error.cells and (tracking := _tracking_problem(error.cells[0].config)):
         problems.append((tracking, ""))
     sound = [cell for cell in error.cells if _has_sound_inputs(cell)]

@@ -70,7 +70,9 @@ def _flattened(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, An
 
 
 def _json(rows: Sequence[Row]) -> bytes:
-    return (json.dumps(rows, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    return (json.dumps(rows, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode(
+        errors="surrogateescape"
+    )
 
 
 def _csv(rows: Sequence[Row]) -> bytes:
@@ -78,7 +80,7 @@ def _csv(rows: Sequence[Row]) -> bytes:
     writer = csv.DictWriter(file, list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    return file.getvalue().encode()
+    return file.getvalue().encode(errors="surrogateescape")
 
 
 def _parquet(rows: Sequence[Row]) -> bytes:

@@ -7,7 +7,7 @@ taken from the study's own record, so that `best constraint.peak_memory_gib=1` c
 from __future__ import annotations
 
 import difflib
-import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +16,7 @@ from typing import Any
 
 from sweeper.analysis.choice import Choice, Judged, choose
 from sweeper.config.cell import ConfigurationError
-from sweeper.config.hydra import initialized_hydra
+from sweeper.config.hydra import initialized_hydra, to_override
 from sweeper.config.options import keys
 from sweeper.contract.config import Config, from_dict
 from sweeper.contract.json_files import UnreadableFileError
@@ -34,6 +34,10 @@ TAKEN = ("study.", "tracking.", "objective.", "constraint.")
 """Options that a reading verb takes."""
 RECORDED = ("objective", "constraint", "tracking", "evaluate")
 """Sections of which the study's own record holds the defaults."""
+
+
+BROKEN = (OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
+"""What reading the records of a study raises that are damaged, of another version, or out of reach."""
 
 
 class NoStudyError(Exception):
@@ -57,7 +61,13 @@ class OpenStudy:
 
     @cached_property
     def trials(self) -> list[TrialRecord]:
-        return self.folder.read_trials(progress=True)
+        """Every trial. Raises UnreadableFileError, also for records of another shape."""
+        try:
+            return self.folder.read_trials(progress=True)
+        except UnreadableFileError:
+            raise
+        except BROKEN as error:
+            raise UnreadableFileError(self.folder.trials, error) from error
 
     @property
     def judged(self) -> Judged:
@@ -95,7 +105,8 @@ def open_study(arguments: Sequence[str]) -> OpenStudy:
     folder = _named(folders, said.study.name) if said.study.name else max(folders, key=last_change_s)
     record = folder.read_study()
     assert record is not None
-    own = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in _recorded(record.config)]
+    given = {_key(item) for item in arguments}
+    own = [to_override(key, value) for key, value in _recorded(record.config) if key not in given]
     config = _config(arguments, own)
     return OpenStudy(folder, record, config, 0 if said.study.name else len(folders) - 1)
 
@@ -120,9 +131,7 @@ def asked_root(arguments: Sequence[str]) -> Path:
     return Path(_config(arguments).study.root)
 
 
-def asked_studies(
-    arguments: Sequence[str], unreadable: Callable[[str, UnreadableFileError], None]
-) -> list[OpenStudy]:
+def asked_studies(arguments: Sequence[str], unreadable: Callable[[str, Exception], None]) -> list[OpenStudy]:
     """The study that the arguments name, or every study. Raises as `open_study`, but when every study is
     asked for, a broken one goes to `unreadable` by its name."""
     said = _config(arguments)
@@ -133,12 +142,12 @@ def asked_studies(
 
 
 def _each(
-    arguments: Sequence[str], names: Sequence[str], unreadable: Callable[[str, UnreadableFileError], None]
+    arguments: Sequence[str], names: Sequence[str], unreadable: Callable[[str, Exception], None]
 ) -> Iterator[OpenStudy]:
     for name in names:
         try:
-            yield open_study([*arguments, f"study.name={json.dumps(name)}"])
-        except UnreadableFileError as error:
+            yield open_study([*arguments, to_override("study.name", name)])
+        except BROKEN as error:
             unreadable(name, error)
 
 
@@ -155,17 +164,28 @@ def opened(folder: StudyFolder) -> OpenStudy:
 
 
 def study_folders(root: Path) -> list[StudyFolder]:
-    """Every study below a root, by name."""
+    """Every study below a root, by name. One that may not be looked into counts: opening it tells."""
     if not root.is_dir():
         return []
     found = (StudyFolder(path) for path in sorted(root.iterdir()))
-    return [folder for folder in found if folder.study.exists()]
+    return [folder for folder in found if os.path.isdir(folder.path) and _may_be_study(folder)]
+
+
+def _may_be_study(folder: StudyFolder) -> bool:
+    return os.path.exists(folder.study) or not os.access(folder.path, os.R_OK | os.X_OK)
+
+
+def describe_damage(error: Exception) -> str:
+    """What to say of a study that cannot be read; one line."""
+    if isinstance(error, UnreadableFileError | OSError):
+        return " ".join(str(error).split())
+    return f"a record is of another version or damaged ({type(error).__name__}: {error})"
 
 
 def last_change_s(folder: StudyFolder) -> float:
     """When the study last did something, in seconds since 1970."""
     paths = (folder.study, folder.trials, folder.ranking_json)
-    return max(path.stat().st_mtime for path in paths if path.exists())
+    return max((os.stat(path).st_mtime for path in paths if os.path.exists(path)), default=0.0)
 
 
 def _named(folders: Sequence[StudyFolder], name: str) -> StudyFolder:
@@ -173,7 +193,7 @@ def _named(folders: Sequence[StudyFolder], name: str) -> StudyFolder:
         if folder.path.name == name:
             return folder
     names = [folder.path.name for folder in folders]
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names[:5]
+    near = difflib.get_close_matches(name, names, n=3) or names[:5]
     problem = Problem("study.name must name a study", "study.name", name, f"take one of {', '.join(near)}")
     raise ConfigurationError([(problem, "")])
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 from sweeper.analysis.asked import select_asked
 from sweeper.analysis.cells import cells
-from sweeper.analysis.open import OpenStudy, opened, study_folders
+from sweeper.analysis.open import BROKEN, OpenStudy, describe_damage, opened, study_folders
 from sweeper.contract.json_files import read_json
 from sweeper.contract.trial import Outcome
 from sweeper.study.folder import StudyFolder
@@ -37,6 +37,8 @@ class Summary:
     metric: str | None = None
     """The objective of the study's own rule."""
     created_at: str | None = None
+    problem: str | None = None
+    """Why it is unreadable."""
 
     def progress(self) -> str:
         """How many cells are settled, for a person."""
@@ -50,8 +52,9 @@ def summaries(root: Path) -> Iterator[Summary]:
     for folder in study_folders(root):
         try:
             found = summary(opened(folder))
-        except (ValueError, TypeError, KeyError):  # not JSON, or not a study of this version
-            found = Summary(folder.path.name, "unreadable", {}, 0, None)
+        except BROKEN as error:
+            name = folder.path.name
+            found = Summary(name, "unreadable", {}, 0, None, problem=describe_damage(error))
         yield found
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
-from rich import box
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import (
@@ -22,18 +23,33 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from sweeper.cli.signals import close_output
 from sweeper.contract.trial import Problem, TrialProgress
-from sweeper.ranking.ranking import Ranking
-from sweeper.ranking.table import HEADINGS, MAIN_HEADINGS, main_figures, rows
+from sweeper.ranking.table import MAIN_HEADINGS, main_figures
 from sweeper.scheduler.board import Board, CellState, Listener
 
 STYLES = {"completed": "green", "pruned": "yellow", "cancelled": "yellow"}
-RIGHT = {"rank", "trial", *MAIN_HEADINGS}
+
+
+class Output(Console):
+    """The standard output of a study. When nobody reads it any more (`| head -1`), the study ends as by
+    Ctrl-C."""
+
+    def on_broken_pipe(self) -> None:
+        """Let what is still printed go nowhere. Raises KeyboardInterrupt."""
+        close_output()
+        raise KeyboardInterrupt
 
 
 def console() -> Console:
     """The standard output: as wide as the terminal, and wide enough for our tables elsewhere."""
-    return Console() if sys.stdout.isatty() else Console(width=160)
+    return Output() if sys.stdout.isatty() else Output(width=160)
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON, with escapes for the letters that the output's encoding lacks."""
+    is_unicode = (sys.stdout.encoding or "").lower().startswith("utf")
+    print(json.dumps(value, indent=2, ensure_ascii=not is_unicode))
 
 
 @contextmanager
@@ -46,7 +62,7 @@ def listener(console: Console) -> Iterator[Listener]:
 
         def update(board: Board, line: str | None) -> None:
             if line is not None and not line.startswith("trial "):
-                live.console.print(line)
+                live.console.print(line, markup=False, highlight=False)
             live.update(_live(board))
 
         yield update
@@ -61,7 +77,10 @@ def _plain(console: Console, board: Board, line: str | None) -> None:
 def _live(board: Board) -> Group:
     table = Table(box=None, pad_edge=False)
     for heading in ("cell", "outcome", *MAIN_HEADINGS):
-        table.add_column(heading, justify="left" if heading in ("cell", "outcome") else "right")
+        is_text = heading in ("cell", "outcome")
+        table.add_column(
+            heading, justify="left" if is_text else "right", overflow="fold", no_wrap=not is_text
+        )
     for state in _window(board.cells):
         table.add_row(*_row(state))
     left_s = board.time_left_s()
@@ -82,10 +101,10 @@ def _window(cells: Sequence[CellState], most: int = 24) -> Sequence[CellState]:
 def _row(state: CellState) -> tuple[str | Text, ...]:
     record = state.record
     if record is None or record.result is None:
-        return (state.cell.label, _activity(state), *_so_far(state))
+        return (Text(state.cell.label), _activity(state), *_so_far(state))
     outcome = record.result.outcome.value + (" (before)" if state.reused else "")
     return (
-        state.cell.label,
+        Text(state.cell.label),
         Text(outcome, style=STYLES.get(record.result.outcome.value, "red")),
         *main_figures(record),
     )
@@ -105,23 +124,6 @@ def _so_far(state: CellState) -> tuple[str, str, str]:
     if line is None or not line.tokens or not line.step_time_s:
         return "", "", ""
     return f"{line.tokens / line.step_time_s:,.0f}", "", ""
-
-
-def ranking_table(ranking: Ranking) -> Table:
-    """The verdict of a study as a table."""
-    noted = any(row[-1] for row in rows(ranking))
-    headings = HEADINGS if noted else HEADINGS[:-1]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in headings:
-        table.add_column(
-            heading,
-            justify="right" if heading in RIGHT else "left",
-            overflow="fold",
-            no_wrap=heading != "note",
-        )
-    for row in rows(ranking):
-        table.add_row(*(Text(cell) for cell in row[: len(headings)]), style="bold" if row[0] == "1" else None)
-    return table
 
 
 def problem_lines(problems: Sequence[tuple[Problem, str]]) -> list[str]:

@@ -11,7 +11,7 @@ import signal
 import stat
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -42,14 +42,22 @@ def handled_signals() -> Iterator[None]:
 
 def raise_interrupts() -> None:
     """From now on a signal raises KeyboardInterrupt: there is something to clean up."""
-    if threading.current_thread() is threading.main_thread():
-        _install(_raise, {number: signal.getsignal(number) for number in SIGNALS})
+    _replace(_raise)
 
 
 def leave_on_signals() -> None:
     """From now on a signal ends the process at once: all is cleaned up."""
+    _replace(_leave)
+
+
+def call_on_signals(action: Callable[[], None]) -> None:
+    """From now on a signal does nothing but this."""
+    _replace(lambda *_: action())
+
+
+def _replace(handler: Any) -> None:
     if threading.current_thread() is threading.main_thread():
-        _install(_leave, {number: signal.getsignal(number) for number in SIGNALS})
+        _install(handler, {number: signal.getsignal(number) for number in SIGNALS})
 
 
 def _install(handler: Any, before: dict[signal.Signals, Any]) -> None:

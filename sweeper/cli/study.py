@@ -68,19 +68,20 @@ def _run_study(line: CommandLine, overrides: Sequence[str], refused: Sequence[Pr
 
 
 def _report(console: Any, verdict: Verdict) -> int:
-    from sweeper.cli.display import ranking_table
+    from rich.text import Text
+
+    from sweeper.cli.tables import print_ranking
 
     ranking, best = verdict.ranking, verdict.ranking.best
     if verdict.reused:
-        found = f"Found {verdict.reused} trials measured before; ran {verdict.ran}."
-        console.print(found, highlight=False)
+        _say(console, f"Found {verdict.reused} trials measured before; ran {verdict.ran}.")
     if ranking.trials:
-        console.print(ranking_table(ranking))
-    console.print(f"Rule: {ranking.rule.sentence()}.", highlight=False)
+        print_ranking(console, ranking)
+    _say(console, f"Rule: {ranking.rule.sentence()}.")
     if left_out := ranking.left_out_sentence():
-        console.print(f"{left_out}.", highlight=False, markup=False, soft_wrap=True)
+        _say(console, f"{left_out}.")
     if best is not None:
-        console.print(f"Best: trial {best.number}, [bold]{best.label}[/bold]", highlight=False)
+        console.print(Text.assemble(f"Best: trial {best.number}, ", (best.label, "bold")), soft_wrap=True)
         _command(console, "Run it again", verdict.reproduce or "")
     else:
         console.print("Best: none, no trial satisfies the rule.", highlight=False)
@@ -90,7 +91,7 @@ def _report(console: Any, verdict: Verdict) -> int:
         _command(console, "Its page", verdict.url)
     _command(console, "Folder", str(verdict.folder.path))
     if verdict.left:
-        console.print(f"Ended: {verdict.left}.", highlight=False, soft_wrap=True)
+        _say(console, f"Ended: {verdict.left}.")
     if verdict.interrupted:
         console.print("Interrupted. The same command continues.")
         return INTERRUPTED
@@ -98,4 +99,8 @@ def _report(console: Any, verdict: Verdict) -> int:
 
 
 def _command(console: Any, name: str, text: str) -> None:
-    console.print(f"{name + ':':<14}{text}", highlight=False, markup=False, soft_wrap=True)
+    _say(console, f"{name + ':':<14}{text}")
+
+
+def _say(console: Any, text: str) -> None:
+    console.print(text, highlight=False, markup=False, soft_wrap=True)

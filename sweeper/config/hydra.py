@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import OmegaConf
 
 from sweeper.contract.config import MISSING, Config
 
+PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
+"""Texts that Hydra's grammar takes as they are, and nothing else."""
 MAPPINGS = ("space.sweep", "space.only_when")
 """Options whose value is a mapping from options: `space.only_when={lora.use_dora: quantization=none}`."""
 
@@ -92,11 +99,28 @@ def own_groups() -> list[str]:
     return sorted(folder.name for folder in conf_dir().iterdir() if folder.is_dir())
 
 
+def to_override(key: str, value: Any) -> str:
+    """An override that gives an option this very value, in the words of Hydra's grammar."""
+    return f"{key}={_to_text(value)}"
+
+
+def _to_text(value: Any) -> str:
+    if isinstance(value, str):
+        is_plain = PLAIN.fullmatch(value) and value.lower() not in ("null", "true", "false", "nan", "inf")
+        return value if is_plain else QuotedString(value, Quote.single).with_quotes()
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{_to_text(key)}:{_to_text(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(_to_text, value)) + "]"
+    return json.dumps(value)
+
+
 def _find_groups(parent: str) -> Iterator[tuple[str, list[str]]]:
-    loader = GlobalHydra.instance().config_loader()
-    for name in loader.list_groups(parent):
+    loader: Any = GlobalHydra.instance().config_loader()
+    repository = loader.repository  # the loader's own methods copy every option on each call
+    for name in repository.get_group_options(parent, ObjectType.GROUP):
         group = f"{parent}/{name}" if parent else name
         if group != "hydra":
-            if options := loader.get_group_options(group):
+            if options := repository.get_group_options(group, ObjectType.CONFIG):
                 yield group, options
             yield from _find_groups(group)

@@ -7,7 +7,6 @@ needs the model or the data to be looked at (target modules, data files) is chec
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -45,6 +44,8 @@ NOT_NEGATIVE = (
     "train.warmup_steps train.weight_decay train.max_grad_norm train.seed trial.warmup_steps "
     "constraint.eval_loss_within"
 ).split()
+MOST_BYTES_OF_A_NAME = 200
+"""File systems take 255, and temporary names beside the folder add some."""
 SHARES = "lora.dropout train.adam_beta1 train.adam_beta2".split()
 
 
@@ -277,24 +278,16 @@ def retry(config: Config, machine: Machine) -> Iterator[Problem]:
             )
 
 
-def study_folder(config: Config, machine: Machine) -> Iterator[Problem]:
-    """The study's folder can be written."""
-    existing = next(path for path in _upwards(Path(config.study.root).absolute()) if path.exists())
-    if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
-        yield Problem(
-            "study.root must be a folder that can be written",
-            "study.root",
-            config.study.root,
-            f"make {existing} a writable folder or choose another one",
-        )
+def study_name(config: Config, machine: Machine) -> Iterator[Problem]:
+    """The study's name can be that of a folder, and is not hidden as our cache is."""
     name = config.study.name
-    if name is not None and (not name.strip() or "/" in name or name in (".", "..")):
-        yield Problem("study.name must be a folder name", "study.name", name, "leave the slashes out")
-
-
-def _upwards(path: Path) -> Iterator[Path]:
-    yield path
-    yield from path.parents
+    if name is None:
+        return
+    is_plain = name.isprintable() and name.strip() and "/" not in name and not name.startswith(".")
+    if not is_plain or len(name.encode()) > MOST_BYTES_OF_A_NAME:
+        rule = f"study.name must be a folder name of at most {MOST_BYTES_OF_A_NAME} bytes"
+        remedy = "leave slashes, a leading dot and what cannot be printed out"
+        yield Problem(rule, "study.name", name if name.isprintable() else repr(name), remedy)
 
 
 RULES: tuple[Rule, ...] = (
@@ -309,5 +302,5 @@ RULES: tuple[Rule, ...] = (
     data_file,
     general_text,
     retry,
-    study_folder,
+    study_name,
 )

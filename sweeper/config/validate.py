@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
@@ -17,6 +18,9 @@ from sweeper.config.options import keys
 from sweeper.contract.config import DEFAULT_EFFECTIVE_BATCH, DEFAULT_STEPS, MISSING, BatchConfig, Config
 from sweeper.contract.study_config import DEFAULT_OBJECTIVE
 from sweeper.contract.trial import Problem
+
+MOST_TOLD = 200
+"""Choices of a group that are looked at; no group has as many, and `range(1,100000000)` names none."""
 
 
 def name_problems(overrides: Sequence[Any]) -> list[tuple[int, Problem]]:
@@ -48,7 +52,8 @@ def _choice_problems(override: Any, options: list[str]) -> Iterator[Problem]:
     swept = override.is_sweep_override()
     if swept and (not override.is_discrete_sweep() or isinstance(override.value(), Glob)):
         return
-    values = list(override.sweep_string_iterator()) if swept else [override.get_value_element_as_str()]
+    told = itertools.islice(override.sweep_string_iterator(), MOST_TOLD) if swept else ()
+    values = list(told) if swept else [override.get_value_element_as_str()]
     for value in values:
         if value not in options:
             near = difflib.get_close_matches(value, options, n=3) or options[:8]
@@ -62,9 +67,7 @@ def _choice_problems(override: Any, options: list[str]) -> Iterator[Problem]:
 
 def _unknown_key(override: Any, known: list[str]) -> Problem:
     key = override.key_or_group
-    last_parts = {name.rpartition(".")[2]: name for name in known}
-    near = difflib.get_close_matches(key, known, n=3, cutoff=0.6)
-    near += [last_parts[part] for part in difflib.get_close_matches(key, last_parts, n=2, cutoff=0.7)]
+    near = _find_near(key, known)
     sections = {name.partition(".")[0] for name in known if "." in name}
     mapping = next((name for name in MAPPINGS if key.startswith(f"{name}.")), None)
     if key in sections:
@@ -76,6 +79,25 @@ def _unknown_key(override: Any, known: list[str]) -> Problem:
         rule = "the option must exist"
         remedy = f"take {' or '.join(dict.fromkeys(near))}" if near else "see `python -m sweeper options`"
     return Problem(rule, key, override.get_value_string(), remedy)
+
+
+def _find_near(key: str, known: list[str]) -> list[str]:
+    """The options that may be meant, nearest first: alike in a section that is alike, or almost equal in
+    another one."""
+    found = sorted(((_likeness(key, name), name) for name in known), key=lambda item: (-item[0], item[1]))
+    return [name for likeness, name in found if likeness > 0][:3]
+
+
+def _likeness(key: str, name: str) -> float:
+    """0 for names that nobody takes for one another, else up to 1."""
+    (section, _, last), (other, _, part) = key.rpartition("."), name.rpartition(".")
+    likeness = difflib.SequenceMatcher(None, last, part).ratio()
+    if section == other and (last.startswith(part) or part.startswith(last)):
+        return max(likeness, 0.75)  # lora.rank, study.nam
+    is_near = difflib.SequenceMatcher(None, section, other).ratio() >= 0.7 if section else not other
+    if likeness < (0.6 if is_near else 0.75):
+        return 0.0
+    return likeness if section == other else 0.7 * likeness
 
 
 def _first(section: str, known: list[str]) -> str:
@@ -136,9 +158,11 @@ def _type_problem(error: Any) -> Problem:
     key = ".".join(str(part) for part in error["loc"] if re.fullmatch(r"[a-z_0-9]+", str(part)))
     key = re.sub(r"\.(str|tuple|int|float|bool)(\..*)?$", "", key)
     rule = error["msg"][0].lower() + error["msg"][1:]
-    near = difflib.get_close_matches(key, keys(), n=2)
+    near = _find_near(key, keys())
     unknown = error["type"] == "unexpected_keyword_argument"
     remedy = f"take {' or '.join(near) or 'another option'}" if unknown else "give a value of that type"
+    if error["type"] == "string_type" and isinstance(error["input"], int | float):
+        remedy = f"quote it twice: \"{key}='{error['input']}'\""
     return Problem("the option must exist" if unknown else rule, key, str(error["input"]), remedy)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from sweeper.analysis.cells import MeasuredCell
 from sweeper.analysis.open import TAKEN, OpenStudy, open_study
 from sweeper.config.cell import Cell, ConfigurationError
+from sweeper.config.hydra import to_override
 from sweeper.contract.config import Config
 from sweeper.contract.folder import ProductionFolder
 from sweeper.contract.json_files import write_json
@@ -103,7 +104,11 @@ def take_order(arguments: Sequence[str]) -> Order:
         for item in arguments
         if not item.startswith(("study.name=", "production.trial=", "production.fresh="))
     ]
-    parts = [f"study.name={study.record.name}", f"production.trial={cell.completed[0].number}", *said]
+    parts = [
+        to_override("study.name", study.record.name),
+        f"production.trial={cell.completed[0].number}",
+        *said,
+    ]
     command = mask(shlex.join(["python", "-m", "sweeper", "production", *parts, "production.fresh=true"]))
     return Order(study, cell, config, command)
 

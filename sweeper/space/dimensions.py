@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob
+from hydra.core.override_parser.types import Glob, RangeSweep
 from hydra.errors import HydraException
 
 from sweeper.config.hydra import groups
@@ -21,6 +21,8 @@ ONE_PER_STUDY = (
     "budget. repeats."
 ).split()
 """Options that have one value per study."""
+MOST_VALUES = 100_000
+"""Values of an option, and cells of a grid, that are listed; each takes some kilobytes in the driver."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,8 @@ def split(overrides: Iterable[Any]) -> tuple[list[str], dict[str, Dimension], Fo
     """Overrides that hold for every cell, what varies, and the problems."""
     fixed: list[str] = []
     swept: dict[str, Dimension] = {}
-    problems: Found = []
+    overrides = list(overrides)
+    problems: Found = [(problem, "") for problem in _given_twice(overrides)]
     for override in overrides:
         key = override.get_key_element()
         if not override.is_sweep_override():
@@ -112,6 +115,17 @@ def split(overrides: Iterable[Any]) -> tuple[list[str], dict[str, Dimension], Fo
     return fixed, swept, problems
 
 
+def _given_twice(overrides: Sequence[Any]) -> Iterator[Problem]:
+    """Options that are given different values; the same value twice does no harm."""
+    given: dict[str, list[str]] = {}
+    for override in overrides:
+        given.setdefault(override.get_key_element(), []).append(override.get_value_string())
+    for key, values in given.items():
+        if len(set(values)) > 1:
+            remedy = f"write it once; several values to sweep are {key}=VALUE,VALUE"
+            yield Problem("an option must be given once", key, " and ".join(dict.fromkeys(values)), remedy)
+
+
 def _kind_problem(override: Any) -> Problem | None:
     """A pattern names no values, and only numbers have intervals."""
     key, text = override.key_or_group, override.input_line.partition("=")[2]
@@ -119,10 +133,24 @@ def _kind_problem(override: Any) -> Problem | None:
         options = groups().get(key, [])
         remedy = f"list them: {key}={','.join(options[:3])},…" if options else "list the values with commas"
         return Problem("a sweep must list its values, not a pattern", key, text, remedy)
+    if isinstance(override.value(), RangeSweep) and (problem := _count_problem(override.value(), key, text)):
+        return problem
     if override.is_discrete_sweep() or key in number_keys():
         return None
     return Problem(
         "an interval needs an option that holds a number", key, text, "list the values with commas"
+    )
+
+
+def _count_problem(values: RangeSweep, key: str, text: str) -> Problem | None:
+    if values.start is None or values.stop is None or not values.step:
+        return Problem("a range needs a step that is not 0", key, text, "write range(low, high, step)")
+    count = math.ceil((values.stop - values.start) / values.step)
+    if count <= MOST_VALUES:
+        return None
+    remedy = f"widen its step, or search it: {key}=interval({values.start},{values.stop})"
+    return Problem(
+        f"an option is swept over at most {MOST_VALUES:,} values", key, f"{text}, {count:,}", remedy
     )
 
 

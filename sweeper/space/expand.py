@@ -17,7 +17,7 @@ from sweeper.machine import Machine
 from sweeper.space.baseline import KEY as BASELINE
 from sweeper.space.baseline import baseline_cell, baseline_problems
 from sweeper.space.conditions import condition_problems, written
-from sweeper.space.dimensions import Choices, Dimension, Found, Interval, parsed, split
+from sweeper.space.dimensions import MOST_VALUES, Choices, Dimension, Found, Interval, parsed, split
 from sweeper.space.rules import check_measured, check_study
 from sweeper.space.space import FOUND_BY_PAPER, TRIES, Space
 
@@ -103,6 +103,12 @@ def _strategy(space: Space) -> str:
 
 def _grid(space: Space) -> tuple[list[Cell], Found]:
     """Every cell once; a broken rule anywhere is a mistake."""
+    if space.size > MOST_VALUES:
+        rule, remedy = (
+            f"a grid has at most {MOST_VALUES:,} cells",
+            "narrow it, or search it: search.n_trials=N",
+        )
+        return [], [(Problem(rule, "the number of cells", f"{space.size:,}", remedy), "")]
     cells: dict[str, Cell] = {}
     problems: Found = []
     for values in space.combinations():

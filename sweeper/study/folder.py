@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import os
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,7 +16,7 @@ from typing import IO, Any
 from sweeper.contract.folder import ProductionFolder, TrialFolder
 from sweeper.contract.json_files import UnreadableFileError, read_json, write_json
 from sweeper.contract.measurements import PRICE
-from sweeper.contract.trial import MISSHAPEN
+from sweeper.contract.trial import MISSHAPEN, Problem
 from sweeper.study.records import StudyRecord, TrialRecord, count_unrecorded_cells
 
 
@@ -176,6 +177,20 @@ def _taken(handle: IO[str]) -> bool:
         else:
             return True
     return False
+
+
+def find_root_problem(root: str) -> Problem | None:
+    """Why no study can be written below a root; None when one can. Leaves nothing behind."""
+    rule, remedy = "study.root must be a folder that can be written", "give study.root=… another folder"
+    if not root or "\0" in root:
+        return Problem(rule, "study.root", repr(root), remedy)
+    path = Path(root).absolute()
+    try:
+        nearest = next(place for place in (path, *path.parents) if os.path.lexists(place))
+        with tempfile.TemporaryDirectory(prefix=".sweeper-", dir=nearest):
+            return None
+    except OSError as error:
+        return Problem(rule, "study.root", f"{root} ({error.strerror})", remedy)
 
 
 CACHE = ".cache"

@@ -34,7 +34,7 @@ SHOWN_ALONE = {
     "--config-dir=nowhere --cfg=job": "--config-dir must be a folder of options",
     "--cfg": "a flag must be complete",
     "--cfg job --info": "give one of --cfg",
-    "--cfg job --multrun": "did you mean --multirun?",
+    "--cfg job --multrun": "did you mean --multirun",
     "--config-path=x --hydra-help": "use --config-dir=…",
     "--experimental-rerun=x.pickle --info": "no pickle is read",
 }

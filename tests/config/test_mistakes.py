@@ -30,6 +30,11 @@ ALONE = {
     "data=jsonl data.path=nowhere.jsonl": "nowhere.jsonl",
     "quantization=nf4 adapter=full": "cannot be trained",
     "lora.r=0": "lora.r",
+    "study.root=/proc/nothing": "study.root must be a folder that can be written",
+    "study.root=/dev/null": "study.root must be a folder that can be written",
+    "study.root=''": "study.root must be a folder that can be written",
+    "study.name=.cache": "study.name must be a folder name",
+    "study.name=2024": "study.name='2024'",
 }
 
 

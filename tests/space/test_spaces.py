@@ -155,3 +155,48 @@ def test_the_environment_names_the_store_and_the_experiment(monkeypatch: pytest.
     assert space("lora.r=8,16", "tracking.experiment=mine").config.tracking.experiment == "mine"
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     assert space("lora.r=8,16").config.tracking.uri is None
+
+
+def test_an_option_that_is_given_two_values_is_told_and_the_same_twice_is_fine() -> None:
+    found = refused("lora.r=4,8", "lora.r=16", "search.n_trials=2", "hydra.sweeper.n_trials=3")
+    assert {(item.key, item.value) for item in found if "given once" in item.rule} == {
+        ("lora.r", "4,8 and 16"), ("search.n_trials", "2 and 3"),
+    }  # fmt: skip
+    assert space("lora.r=4,8", "lora.r=4,8", "train.steps=9", "train.steps=9").swept == {"lora.r": ["4", "8"]}
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("lora.r=range(1,100000000)", "99,999,999"),
+        ("train.learning_rate=range(1,2,1e-9)", "1,000,000,000"),
+        ("lora.dropout=range(0,1,0)", "range(0,1,0)"),
+    ],
+)
+def test_a_sweep_too_large_to_list_is_refused_with_its_number(typed: str, said: str) -> None:
+    (problem,) = refused(typed)
+    assert said in problem.value
+
+
+def test_a_grid_too_large_to_list_is_refused_with_its_number() -> None:
+    (problem,) = refused("lora.r=range(1,1001)", "train.seed=range(0,1000)")
+    assert problem.value == "1,000,000" and "search.n_trials" in problem.remedy
+    assert space("lora.r=range(1,1001)", "train.seed=range(0,1000)", "search.n_trials=5").size == 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("lora.rnk", "take lora.r"),
+        ("lora.rank", "take lora.r"),
+        ("study.nam", "take study.name"),
+        ("optm", "take optim"),
+        ("constraint.peak_memry_gib", "take constraint.peak_memory_gib"),
+        ("learning_rate", "take train.learning_rate"),
+        ("model.rate", "see `python -m sweeper options`"),
+        ("elephant.trunk", "see `python -m sweeper options`"),
+    ],
+)
+def test_only_names_that_are_near_are_hinted_at(typed: str, meant: str) -> None:
+    (problem,) = refused(f"{typed}=1")
+    assert problem.remedy.startswith(meant)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 
 from sweeper.analysis.choice import Choice, Rival, effect_sentence, reasons, to_json
 from sweeper.analysis.open import OpenStudy, open_study
 from sweeper.analysis.studies import summary
+from sweeper.cli.display import print_json
 from sweeper.contract.measurements import METRICS
 from sweeper.study.records import reproduction
 from sweeper.study.units import difference, percent
@@ -18,7 +18,7 @@ def run(options: Sequence[str], flags: Namespace) -> int:
     """Print the best combination, why it won and what each switch bought."""
     study = open_study(options)
     if flags.json:
-        print(json.dumps(to_json(study.choice), indent=2, ensure_ascii=False))
+        print_json(to_json(study.choice))
     else:
         print("\n".join(_lines(study)))
     return 0 if study.choice.best else 1

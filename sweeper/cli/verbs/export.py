@@ -23,7 +23,7 @@ def run(options: Sequence[str], flags: Namespace) -> int:
     rows = flat(study.trials, study.choice)
     output = flags.output or (f"{study.record.name}.parquet" if kind == "parquet" else "-")
     if output == "-":
-        sys.stdout.write(FORMATS[kind](rows).decode())
+        sys.stdout.buffer.write(FORMATS[kind](rows))  # in UTF-8, whatever the locale
         return 0
     write(rows, kind, Path(output))
     print(f"Wrote {len(rows)} trials of study {study.record.name} to {output}", file=sys.stderr)

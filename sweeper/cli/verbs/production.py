@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 
@@ -16,15 +15,12 @@ from sweeper.study.units import phrase
 
 def run(options: Sequence[str], flags: Namespace) -> int:
     """Train, compare, publish; or go on where the same command stopped."""
-    from rich.console import Console
+    from sweeper.cli.display import console, watching
 
-    from sweeper.cli.display import watching
-
-    console = Console() if sys.stdout.isatty() else Console(width=160)
     try:
         order = take_order(options)
         print("\n".join(_announcement(order)))
-        with watching(console) as watch:
+        with watching(console()) as watch:
             produced = produce(order, watch, print)
     except KeyboardInterrupt:
         print("Interrupted. The same command goes on from the last checkpoint.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -10,6 +10,8 @@ from typing import Any
 
 from sweeper.analysis.open import asked_root
 from sweeper.analysis.studies import Summary, summaries
+from sweeper.cli.display import console, print_json
+from sweeper.cli.tables import print_table
 from sweeper.study.units import phrase
 
 
@@ -18,7 +20,7 @@ def run(options: Sequence[str], flags: Namespace) -> int:
     root = asked_root(options)
     found = list(summaries(root))
     if flags.json:
-        print(json.dumps([_plain(item) for item in found], indent=2, ensure_ascii=False))
+        print_json([_plain(item) for item in found])
     elif not found:
         print(f"No study lies in {root}. Start one: python -m sweeper -m lora.r=8,16")
     else:
@@ -27,23 +29,17 @@ def run(options: Sequence[str], flags: Namespace) -> int:
 
 
 def _print(found: Sequence[Summary]) -> None:
-    from rich import box
-    from rich.table import Table
-
-    from sweeper.cli.display import console
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("study", "state", "cells", "trials", "best", "value"):
-        right = heading in ("cells", "value")
-        table.add_column(heading, justify="right" if right else "left", overflow="fold")
+    print_table(console(), ("study", "state", "cells", "trials", "best", "value"), map(_row, found))
     for item in found:
-        value = item.best.metric(item.metric) if item.best and item.metric else None
-        trials = ", ".join(f"{count} {outcome}" for outcome, count in item.outcomes.items())
-        best = f"trial {item.best.number}, {item.best.label}" if item.best else "–"
-        table.add_row(
-            item.name, item.state, _cells(item), trials or "–", best, phrase(item.metric or "", value)
-        )
-    console().print(table)
+        if item.problem:
+            print(f"{item.name}: {item.problem}", file=sys.stderr)
+
+
+def _row(item: Summary) -> tuple[str, ...]:
+    value = item.best.metric(item.metric) if item.best and item.metric else None
+    trials = ", ".join(f"{count} {outcome}" for outcome, count in item.outcomes.items())
+    best = f"trial {item.best.number}, {item.best.label}" if item.best else "–"
+    return item.name, item.state, _cells(item), trials or "–", best, phrase(item.metric or "", value)
 
 
 def _cells(item: Summary) -> str:

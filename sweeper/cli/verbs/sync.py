@@ -6,9 +6,8 @@ from argparse import Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from sweeper.analysis.open import OpenStudy, asked_studies
+from sweeper.analysis.open import BROKEN, OpenStudy, asked_studies, describe_damage
 from sweeper.analysis.studies import summary
-from sweeper.contract.json_files import UnreadableFileError
 from sweeper.study.folder import StudyIsBusyError
 from sweeper.study.masking import mask
 
@@ -19,7 +18,11 @@ if TYPE_CHECKING:
 def run(options: Sequence[str], flags: Namespace) -> int:
     """Bring every study that is meant up to date in its MLflow store."""
     broken: list[tuple[str, bool]] = []
-    studies = asked_studies(options, lambda name, error: broken.append((f"{name}: {error}", False)))
+
+    def hear_of_broken(name: str, error: Exception) -> None:
+        broken.append((f"{name}: {describe_damage(error)}", False))
+
+    studies = asked_studies(options, hear_of_broken)
     lines = [_synced(study) for study in studies] + broken
     for line, _ in lines:
         print(line)
@@ -36,8 +39,8 @@ def _synced(study: OpenStudy) -> tuple[str, bool]:
             return _send(study)
     except StudyIsBusyError:
         return f"{name}: is running; its driver logs what is missing when it ends", True
-    except UnreadableFileError as error:
-        return f"{name}: {error}", False
+    except BROKEN as error:
+        return f"{name}: {describe_damage(error)}", False
 
 
 def _send(study: OpenStudy) -> tuple[str, bool]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import threading
 from argparse import Namespace
 from collections.abc import Sequence
 
 from sweeper.analysis.open import OpenStudy, open_study
+from sweeper.cli.signals import call_on_signals
 from sweeper.config.cell import ConfigurationError
 from sweeper.contract.trial import Problem
 from sweeper.tracking.address import is_server
@@ -50,8 +50,7 @@ def _known(study: OpenStudy) -> str | None:
 
 def _serve(study: OpenStudy, host: str, port: int) -> int:
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: stop.set())
+    call_on_signals(stop.set)
     with serving(study.tracking_uri, host, port, stop) as address:
         if not stop.is_set():
             print(f"Study {study.record.name}: {study.tracker().url(address)}", flush=True)
