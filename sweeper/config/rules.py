@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 
+from sweeper.config.data_rules import data_file, data_source, general_text
 from sweeper.contract.config import Config
 from sweeper.contract.trial import Outcome, Problem
 from sweeper.machine import ATTENTION_PACKAGES, Machine, uses_cuda
@@ -31,8 +31,6 @@ FLASH_INSTALL = {
     "flash_attention_3": "build it from the folder hopper of github.com/Dao-AILab/flash-attention",
     "flash_attention_4": "pip install flash-attn-4",
 }
-DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
-GENERAL_SUFFIXES = (".jsonl", ".txt")
 POSITIVE = (
     "lora.r lora.alpha batch.micro batch.effective batch.accumulation data.max_length "
     "data.max_train_examples data.max_eval_examples train.steps train.token_budget train.learning_rate "
@@ -240,34 +238,6 @@ def quantization(config: Config, machine: Machine) -> Iterator[Problem]:
         )
 
 
-def data_file(config: Config, machine: Machine) -> Iterator[Problem]:
-    """Data files are there and of a known format."""
-    if config.data.source != "file":
-        return
-    for key, name in (("data.path", config.data.path), ("data.eval_path", config.data.eval_path)):
-        if name is None:
-            continue
-        if Path(name).suffix not in DATA_SUFFIXES:
-            formats = ", ".join(DATA_SUFFIXES)
-            yield Problem(f"{key} must end in one of {formats}", key, name, "convert or rename the file")
-        elif not Path(name).is_file():
-            yield Problem(f"{key} must be a file", key, name, "correct the path")
-
-
-def general_text(config: Config, machine: Machine) -> Iterator[Problem]:
-    """The general corpus can be read."""
-    name = config.data.general_path
-    if name is None:
-        return
-    if Path(name).suffix not in GENERAL_SUFFIXES:
-        formats = " or ".join(GENERAL_SUFFIXES)
-        yield Problem(
-            f"data.general_path must end in {formats}", "data.general_path", name, "convert the file"
-        )
-    elif not Path(name).is_file():
-        yield Problem("data.general_path must be a file", "data.general_path", name, "correct the path")
-
-
 def retry(config: Config, machine: Machine) -> Iterator[Problem]:
     """Outcomes to run again are outcomes."""
     known = [outcome.value for outcome in Outcome]
@@ -299,6 +269,7 @@ RULES: tuple[Rule, ...] = (
     precision,
     attention,
     quantization,
+    data_source,
     data_file,
     general_text,
     retry,

@@ -76,6 +76,16 @@ def test_all_mistakes_of_all_cells_come_in_one_message(tmp_path: Path) -> None:
         assert said in done.stderr, said
 
 
+def test_options_that_the_source_of_the_data_ignores_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine.jsonl").write_text('{"text": "a"}\n')
+    done = sweeper(tmp_path, "data.path=mine.jsonl", "data.eval_path=held.jsonl", "data.name=main")
+    assert_refused(tmp_path, done)
+    said = " ".join(done.stderr.split())
+    assert "data.path has no effect with the embedded data" in said
+    assert "mine.jsonl" in said and "add data=jsonl to train on a file" in said
+    assert "data.eval_path has no effect" in said and "data.name has no effect" in said
+
+
 def test_a_malformed_line_is_named_by_its_number(tmp_path: Path) -> None:
     lines = [json.dumps({"prompt": "a", "completion": "b"}), '{"prompt": "a", ']
     (tmp_path / "data.jsonl").write_text("\n".join(lines) + "\n")

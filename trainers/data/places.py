@@ -84,7 +84,7 @@ def _line_problem(line: str) -> str | None:
 
 def _long_records(path: Path) -> Iterator[tuple[int, str]]:
     """Shorter ones are filled up by the reader."""
-    records = _csv_records(path)
+    records = csv_records(path)
     _, header = next(records, (0, []))
     for line, fields in records:
         if len(fields) > len(header):
@@ -92,7 +92,7 @@ def _long_records(path: Path) -> Iterator[tuple[int, str]]:
             yield line, f"{rule}, but has {len(fields)} (put quotes around fields with commas)"
 
 
-def _csv_records(path: Path) -> Iterator[tuple[int, list[str]]]:
+def csv_records(path: Path) -> Iterator[tuple[int, list[str]]]:
     """First line and fields of each record, the header included. Blank lines are none, as for pandas.
 
     Ends at what the csv module cannot read, such as a field above its limit of 131072 characters.
@@ -109,7 +109,7 @@ def _csv_records(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _csv_row_lines(path: Path) -> Iterator[int]:
-    records = _csv_records(path)
+    records = csv_records(path)
     next(records, None)
     return (line for line, _ in records)
 

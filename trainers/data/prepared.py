@@ -22,6 +22,7 @@ from trainers.data.batches import Collator, Examples
 from trainers.data.fingerprints import Memo, digest, file_hash, tokenizer_fingerprint
 from trainers.data.sources import Split, data_files, read_splits
 from trainers.data.tokens import encode_split
+from trainers.data.written import is_guessed_otherwise
 
 FORMAT = 1
 """Counts up when the stored form or the tokenisation changes, so that old caches are not read."""
@@ -86,7 +87,21 @@ def data_fingerprint(
     else:
         memo = Memo(cache_dir)
         content = [path and path.is_file() and file_hash(path, memo) for path in data_files(data)]
+        if data.source == "file" and any(_is_read_anew(path, memo) for path in data_files(data)):
+            content.append("as written")
     return digest([FORMAT, content, options, tokenizer_fingerprint(tokenizer)])
+
+
+def _is_read_anew(path: Path | None, memo: Memo) -> bool:
+    """Whether a file became other text before its fields were read as they were written."""
+    if path is None or not path.is_file():
+        return False
+    key = f"as written:{path.suffix}:{file_hash(path, memo)}"
+    known = memo.get(key)
+    if known is None:
+        known = str(is_guessed_otherwise(path))
+        memo.put(key, known)
+    return known == "True"
 
 
 def _hub_revision(data: DataConfig, cache_dir: Path, refresh: bool) -> str | None:

@@ -6,16 +6,26 @@ Mistakes are `DataError`: all that were found, each saying where.
 from __future__ import annotations
 
 import dataclasses
+import glob
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import datasets
 from datasets.exceptions import DatasetGenerationError
 
 from sweeper.contract.config import DataConfig
-from trainers.data.places import holds_nothing, malformed_lines, row_lines, undecodable_line, where
+from trainers.data.places import (
+    csv_records,
+    holds_nothing,
+    malformed_lines,
+    row_lines,
+    undecodable_line,
+    where,
+)
+from trainers.data.written import JsonRows, read_json_rows
 
 READERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 """File name extension -> reader of the `datasets` library."""
@@ -55,7 +65,7 @@ class Split:
     """The rows of one split, and where they come from."""
 
     name: str
-    rows: datasets.Dataset
+    rows: datasets.Dataset | JsonRows
     path: Path | None
     """File of the rows; None for the hub."""
     numbers: list[int] | None = None
@@ -137,8 +147,8 @@ def _read_hub(data: DataConfig, revision: str | None, split: str) -> datasets.Da
         ) from error
 
 
-def read_file(path: Path, cache_dir: Path) -> datasets.Dataset:
-    """Rows of a file. Raises DataError with line numbers when it cannot be read."""
+def read_file(path: Path, cache_dir: Path) -> datasets.Dataset | JsonRows:
+    """Rows of a file, text as it was written. Raises DataError with line numbers when it cannot be read."""
     reader = READERS.get(path.suffix)
     if reader is None:
         known = ", ".join(READERS)
@@ -149,12 +159,37 @@ def read_file(path: Path, cache_dir: Path) -> datasets.Dataset:
         raise DataError([_no_examples(path)])
     if reader != "parquet":
         refuse_undecodable(path)
+    rows = read_json_rows(path) if reader == "json" else None
+    if rows:
+        return rows
     try:
         return datasets.load_dataset(
-            reader, data_files=str(path.resolve()), split="train", cache_dir=str(cache_dir / "sources")
+            reader,
+            data_files=glob.escape(str(path.resolve())),
+            split="train",
+            cache_dir=str(cache_dir / "sources"),
+            **(_text_columns(path) if reader == "csv" else {}),
         )
     except (DatasetGenerationError, ValueError, OSError) as error:
         raise DataError(_reading_problems(path, error)) from error
+
+
+def _text_columns(path: Path) -> dict[str, Any]:
+    """Options under which the CSV reader takes every field for text, and only an empty one for missing."""
+    _, header = next(csv_records(path), (0, []))
+    features = datasets.Features({name: datasets.Value("string") for name in _column_names(header)})
+    return {"features": features, "keep_default_na": False, "na_values": [""]}
+
+
+def _column_names(header: Sequence[str]) -> list[str]:
+    """Names of the columns as `pandas.read_csv` makes them of empty and of repeated ones."""
+    names: list[str] = []
+    for number, field in enumerate(header):
+        name, repeats = field or f"Unnamed: {number}", 0
+        while (f"{name}.{repeats}" if repeats else name) in names:
+            repeats += 1
+        names.append(f"{name}.{repeats}" if repeats else name)
+    return names
 
 
 def refuse_undecodable(path: Path) -> None:

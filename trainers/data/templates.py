@@ -77,7 +77,7 @@ def prompt_ids(prompt: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def _text(row: Row, field: str) -> str:
-    """A field as text. Numbers are accepted: readers of CSV and JSON infer them."""
+    """A field as text. Numbers are accepted, and shown as a JSON file writes them."""
     value = row[field]
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise RowError(f"field {field!r} must be text, but got {value!r}: write it as text")
