@@ -17,7 +17,6 @@ from sweeper.config.rules import check
 from sweeper.contract.config import Config
 from sweeper.contract.json_files import write_json
 from sweeper.contract.stamps import now
-from sweeper.contract.study_config import StudyConfig
 from sweeper.contract.trial import Problem
 from sweeper.launchers.base import Launcher
 from sweeper.launchers.local import local_launcher
@@ -88,9 +87,8 @@ def sweep(
 ) -> Verdict:
     """Run whatever is missing of the study that the arguments ask for.
 
-    `flags`: Hydra's, which say where options lie. `refused`: mistakes that were found in them. Needs an
-    initialised Hydra. Raises ConfigurationError (nothing was written), StudyIsBusyError, BusyDeviceError,
-    or StorageError.
+    `flags`: Hydra's, which say where options lie; `refused`: mistakes in them. Needs an initialised Hydra.
+    Raises ConfigurationError (nothing was written), StudyIsBusyError, BusyDeviceError, or StorageError.
     """
     see_machine(launching)
     space, slots = _checked(arguments, config_name, launching, refused)
@@ -121,8 +119,7 @@ def _checked(
     except ConfigurationError as error:
         raise _completed(ConfigurationError([*known, *error.problems], error.cells), launching) from None
     slots, too_many = make_slots(space.config, machine())
-    unwritable = find_root_problem(space.config.study.root)
-    found = (unwritable or _tracking_problem(space.config), too_many)
+    found = (_store_problem(space.config), too_many)
     problems = [*known, *((item, "") for item in found if item is not None)]
     if problems:
         raise _completed(ConfigurationError(problems, space.cells), launching)
@@ -133,13 +130,10 @@ def _completed(error: ConfigurationError, launching: Launching) -> Configuration
     """The same error with what a look at models, data and tracking adds to it."""
     known = {(problem.key, problem.value) for problem, _ in error.problems}
     problems = list(error.problems)
-    unwritable = find_root_problem(error.cells[0].config.study.root) if error.cells else None
-    if unwritable:
-        return ConfigurationError(list(dict.fromkeys([*problems, (unwritable, "")])))
-    if error.cells and (tracking := _tracking_problem(error.cells[0].config)):
-        problems.append((tracking, ""))
+    if error.cells and (store := _store_problem(error.cells[0].config)):
+        problems.append((store, ""))
     sound = [cell for cell in error.cells if _has_sound_inputs(cell)]
-    if sound:
+    if sound and not find_root_problem(sound[0].config.study.root):
         with launching() as launcher:
             try:
                 Identities(launcher, Path(sound[0].config.study.root) / CACHE, machine()).look(sound)
@@ -153,8 +147,11 @@ def _has_sound_inputs(cell: Cell) -> bool:
     return not broken & {"model", "data"}
 
 
-def _tracking_problem(config: Config) -> Problem | None:
+def _store_problem(config: Config) -> Problem | None:
+    """Why the study's folder or its store in MLflow cannot be written."""
     uri = _tracking_uri(config)
+    if problem := find_root_problem(config.study.root):
+        return problem
     refusal = check_tracking(uri)
     return None if refusal is None else Problem(refusal, "tracking.uri", mask(uri), "")
 
@@ -262,7 +259,7 @@ class Run:
             launcher=self.launcher,
             optuna=OptunaStudy(
                 self.study.name,
-                _storage(config.study, self.folder),
+                config.study.storage or f"sqlite:///{self.folder.optuna.absolute()}",
                 Rule.of(config.objective, config.constraint),
             ),
             tracker=tracker,
@@ -300,10 +297,6 @@ class Run:
         )
 
 
-def _storage(study: StudyConfig, folder: StudyFolder) -> str:
-    return study.storage or f"sqlite:///{folder.optuna.absolute()}"
-
-
 def _conclude(
     study: StudyRecord, folder: StudyFolder, config: Config, scheduler: Scheduler
 ) -> tuple[Ranking, bool]:
@@ -329,6 +322,3 @@ def _log(
     records = folder.read_trials()
     state: StudyState = "interrupted" if interrupted else "ended"
     return problem or tracker.log_study(records, state, ranking.best, ranking.left_out_sentence())
-
-
-__all__ = ["Verdict", "sweep"]
