@@ -136,10 +136,9 @@ class TrackingConfig:
     """Where MLflow records the study."""
 
     uri: str | None = None
-    """MLflow tracking URI. Unset: the environment's MLFLOW_TRACKING_URI, or `sqlite:///mlflow.db` beside
-    `study.root`."""
+    """MLflow tracking URI. Unset: `sqlite:///mlflow.db` beside `study.root`."""
     experiment: str | None = None
-    """MLflow experiment. Unset: the environment's MLFLOW_EXPERIMENT_NAME, or the study's name."""
+    """MLflow experiment. Unset: the study's name."""
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ def test_methods_are_judged_by_the_gpu_that_is_there() -> None:
     assert "capability 8.0" in found["precision=bf16"] and "precision=fp16" not in found
     assert "flash-attn" in found["attention=flash_attention_2"]
     others = {name for name in found if "flash_attention" not in name}
-    assert others == {"precision=bf16", "precision=bf16_pure"}
+    assert others == {"precision=bf16", "precision=bf16_pure", "precision=tf32"}
 
 
 def test_methods_are_judged_on_the_cpu_where_no_gpu_can_be_used() -> None:

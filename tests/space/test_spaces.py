@@ -146,17 +146,6 @@ def test_the_command_of_one_trial_is_without_the_space_that_it_was_drawn_from() 
     assert reproduction(study, trial) == "python -m sweeper train.steps=3 lora.r=8"
 
 
-def test_the_environment_names_the_store_and_the_experiment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5999")
-    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "ours")
-    found = space("lora.r=8,16", "optim=adamw,adafactor")
-    assert {cell.config.tracking.uri for cell in found.cells} == {"http://127.0.0.1:5999"}
-    assert found.config.tracking.experiment == "ours"
-    assert space("lora.r=8,16", "tracking.experiment=mine").config.tracking.experiment == "mine"
-    monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    assert space("lora.r=8,16").config.tracking.uri is None
-
-
 def test_an_option_that_is_given_two_values_is_told_and_the_same_twice_is_fine() -> None:
     found = refused("lora.r=4,8", "lora.r=16", "search.n_trials=2", "hydra.sweeper.n_trials=3")
     assert {(item.key, item.value) for item in found if "given once" in item.rule} == {

@@ -109,7 +109,9 @@ def play(folder: Path, *arguments: str, launcher: RecordedLauncher | None = None
     folder.mkdir(exist_ok=True)
     with_store(folder)
     stores = {"study.storage": empty_ledger(folder), "tracking.uri": folder.absolute() / "mlflow.db"}
-    arguments = (*(f"{key}=sqlite:///{path}" for key, path in stores.items()), *arguments)
+    named = {item.partition("=")[0] for item in arguments}
+    own = (f"{key}=sqlite:///{path}" for key, path in stores.items() if key not in named)
+    arguments = (*own, *arguments)
     before = Path.cwd()
     os.chdir(folder)
     try:

@@ -132,6 +132,5 @@ def test_no_option_of_a_method_is_compared_outside_of_its_file() -> None:
     others = [path for path in TRIAL_SOURCES if "methods" not in path.parts]
     found = {label(path): compared.findall(path.read_text(encoding="utf-8")) for path in others}
     assert {name: options for name, options in found.items() if options} == {
-        "trainers/meters/utilization.py": ["precision"],  # the column of a table of devices' peaks
         "trainers/production/publish.py": ["adapter", "adapter"],  # the kind of files that are published
     }
