@@ -11,9 +11,11 @@ from typing import Any
 
 import optuna
 import pytest
+from mlflow import MlflowClient
 
 from sweeper.analysis.open import opened
 from sweeper.analysis.studies import summaries
+from sweeper.cli.main import main
 from sweeper.contract.folder import TrialFolder
 from sweeper.contract.json_files import read_json, write_json
 from sweeper.contract.trial import Outcome, TrialSpec
@@ -51,6 +53,33 @@ def test_a_budget_ends_a_study_that_goes_on_even_when_its_ledger_is_lost(tmp_pat
     assert study.n_trials == 4
     again = play(tmp_path, *asked)
     assert again.launcher.started == 0 and again.verdict.ran == 0
+
+
+@pytest.mark.parametrize("more", [(), ("search.n_trials=9",)], ids=["grid", "search"])
+def test_a_finished_study_with_cells_left_out_has_ended_everywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]
+) -> None:
+    never = "space.never=['lora.r=16 batch.micro=2']"
+    assert interrupted(tmp_path, 2, "lora.r=8,16", "batch.micro=1,2", never, *more).verdict.interrupted
+    monkeypatch.chdir(tmp_path)
+    (cut_off,) = summaries(Path("studies"))
+    assert (cut_off.state, cut_off.progress()) == ("incomplete", "2 of 3 cells")
+    folder = play(tmp_path, "lora.r=8,16", "batch.micro=1,2", never, *more).verdict.folder
+    (found,) = summaries(Path("studies"))
+    assert (found.state, found.progress()) == ("ended", "3 of 3 cells")
+    assert "3 of 3 cells" in folder.report_markdown.read_text()
+    assert main(["sync"]) == 0
+    runs = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").search_runs(["1"])
+    assert {run.info.status for run in runs} == {"FINISHED"}
+
+
+def test_a_study_recorded_without_its_number_of_cells_is_as_large_as_its_grid(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "s", {"lora.r": ["8", "16"], "batch.micro": ["1", "2"]})
+    record = read_json(study.study)
+    del record["cells"]
+    write_json(study.study, record)
+    (found,) = summaries(tmp_path)
+    assert found.asked == 4
 
 
 def test_the_papers_decisions_and_effects_stand_in_the_report(tmp_path: Path) -> None:
