@@ -125,7 +125,7 @@ def _answered(
     played.probes += is_probe
     played.trainings += not is_probe
     found = record(number, proposal, row)
-    dominance.hear(found)
+    dominance.on_end(found)
     return found
 
 

@@ -101,10 +101,10 @@ def _window(cells: Sequence[CellState], most: int = 24) -> Sequence[CellState]:
 def _row(state: CellState) -> tuple[str | Text, ...]:
     record = state.record
     if record is None or record.result is None:
-        return (Text(state.cell.label), _activity(state), *_so_far(state))
+        return (Text(state.label), _activity(state), *_so_far(state))
     outcome = record.result.outcome.value + (" (before)" if state.reused else "")
     return (
-        Text(state.cell.label),
+        Text(state.label),
         Text(outcome, style=STYLES.get(record.result.outcome.value, "red")),
         *main_figures(record),
     )

@@ -23,6 +23,9 @@ class Job(Protocol):
 class Launcher(Protocol):
     """Starts a process on a folder: the folder is the whole interface (see `sweeper.contract`)."""
 
+    def start(self) -> None:
+        """Begin what takes time before a first job; returns at once. `submit` does it where nobody has."""
+
     def submit(self, verb: str, folder: Path, stdout: Path, stderr: Path) -> Job:
         """Ask for a process that does `verb` (`trial` or `prepare`) in `folder`."""
 

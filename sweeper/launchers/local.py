@@ -62,7 +62,11 @@ class LocalLauncher:
         self._count = 0
 
     def start(self) -> None:
-        """Begin to import the training stack; returns at once."""
+        """Begin to import the training stack, unless a server has begun; returns at once."""
+        if self._server is not None and self._server.poll() is None:
+            return
+        if self._server is not None:
+            _end_input(self._server)
         self._is_ready = False
         with self._log.open("ab") as log:
             self._server = subprocess.Popen(
@@ -77,11 +81,7 @@ class LocalLauncher:
 
     def submit(self, verb: str, folder: Path, stdout: Path, stderr: Path) -> Job:
         """Ask for a process that does `verb` (`trial`, `prepare`, `memory` or `publish`) in `folder`."""
-        if self._server is not None and self._server.poll() is not None:
-            _end_input(self._server)
-            self._server = None
-        if self._server is None:
-            self.start()
+        self.start()
         with self._changed:
             self._count += 1
             job = self._jobs[self._count] = Job(self._count, server=self._server)
@@ -161,10 +161,9 @@ def trial_environment() -> dict[str, str]:
 
 @contextmanager
 def local_launcher() -> Iterator[LocalLauncher]:
-    """Trials on this machine: the fork server begins to import while other work goes on."""
+    """Trials on this machine. The fork server begins to import with `start`, or when it is first needed."""
     with tempfile.NamedTemporaryFile(prefix="sweeper-launcher-", suffix=".log") as log:
         launcher = LocalLauncher(Path(log.name))
-        launcher.start()
         try:
             yield launcher
         finally:

@@ -87,6 +87,8 @@ class RecordedLauncher:
     """Trials that were asked for."""
     _running: list[RecordedJob] = field(default_factory=list)
 
+    def start(self) -> None: ...
+
     def submit(self, verb: str, folder: Path, stdout: Path, stderr: Path) -> RecordedJob:
         trial = TrialFolder(folder)
         if verb == "prepare":

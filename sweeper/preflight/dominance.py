@@ -15,6 +15,7 @@ from sweeper.contract.config import Config, from_dict
 from sweeper.contract.scopes import ABOUT_THE_STUDY
 from sweeper.contract.stamps import digest
 from sweeper.contract.trial import Outcome, TrialResult
+from sweeper.study.observer import Observer
 from sweeper.study.records import TrialRecord
 
 INDIFFERENT = {
@@ -70,23 +71,23 @@ class Proof:
     """It ran out while the model was loaded, before anything of the batch was there."""
 
 
-class Dominance:
+class Dominance(Observer):
     """The cells that are known not to fit, and those that follow from them."""
 
     def __init__(self) -> None:
         self._proofs: dict[str, list[Proof]] = {}
         self._loading: dict[str, list[Proof]] = {}
 
-    def hear(self, record: TrialRecord) -> None:
+    def on_end(self, trial: TrialRecord) -> None:
         """Learn from a trial that has ended."""
-        if record.result is None or record.result.outcome is not Outcome.OUT_OF_MEMORY:
+        if trial.result is None or trial.result.outcome is not Outcome.OUT_OF_MEMORY:
             return
-        config = from_dict(record.spec.config)
-        if record.spec.devices is not None and config.trial.require_idle_device == "ignore":
+        config = from_dict(trial.spec.config)
+        if trial.spec.devices is not None and config.trial.require_idle_device == "ignore":
             return  # another process may have held the memory that was missing
-        measured = record.result.measurements
+        measured = trial.result.measurements
         steps, loading = measured.steps or 0, measured.load_time_s is None
-        proof = Proof(record.number, record.label, config, steps, loading)
+        proof = Proof(trial.number, trial.label, config, steps, loading)
         _add(self._proofs.setdefault(_bucket(config, COMPARED), []), proof, _needs_as_much)
         if loading:
             _add(self._loading.setdefault(_loading_bucket(config), []), proof, _loads_as_much)

@@ -21,6 +21,7 @@ from sweeper.contract.trial import Outcome, Problem, TrialResult
 from sweeper.launchers.ask import ask
 from sweeper.launchers.base import Launcher
 from sweeper.machine import Machine, versions
+from sweeper.preflight.remembered import Remembered
 
 LOOKED_AT = "model data evaluate adapter quantization attention precision optim trainer".split()
 """Sections and options of the configuration that `trainers.prepare` reads in full."""
@@ -39,6 +40,7 @@ class Identities:
         self._launcher = launcher
         self._cache_dir = cache_dir
         self._machine = machine
+        self._remembered = Remembered(cache_dir, "looks", machine)
         self._looks: dict[str, dict[str, Any]] = {}
         self.identities: list[dict[str, Any]] = []
         """What the cells rest on beside their options, each once."""
@@ -51,14 +53,7 @@ class Identities:
         Raises ConfigurationError with all problems, and NoReplyError when the look itself fails.
         """
         aspects = [_aspect(cell.config) for cell in cells]
-        new = {
-            aspect: cell.config
-            for aspect, cell in zip(aspects, cells, strict=True)
-            if aspect not in self._looks
-        }
-        if new:
-            found = self._prepare([_with_any_batch(config).to_dict() for config in new.values()])
-            self._looks |= dict(zip(new, found, strict=True))
+        self._take({aspect: cell.config for aspect, cell in zip(aspects, cells, strict=True)})
         problems = [
             (problem, cell.label)
             for aspect, cell in zip(aspects, cells, strict=True)
@@ -66,6 +61,29 @@ class Identities:
         ]
         if problems:
             raise ConfigurationError(problems)
+
+    def knows(self, cells: Sequence[Cell]) -> bool:
+        """Whether all that is to know of the cells was found by an earlier look."""
+        return all(self._known(_aspect(cell.config), cell.config) for cell in cells)
+
+    def _known(self, aspect: str, config: Config) -> bool:
+        """Whether the aspect was looked at, by this run or an earlier one."""
+        if aspect not in self._looks:
+            found = self._remembered.get(self._remembered.key(config, aspect))
+            if found is not None:
+                self._looks[aspect] = found
+        return aspect in self._looks
+
+    def _take(self, asked: Mapping[str, Config]) -> None:
+        """Look at what nobody has looked at; what is found sound is remembered."""
+        new = {aspect: config for aspect, config in asked.items() if not self._known(aspect, config)}
+        if not new:
+            return
+        keys = [self._remembered.key(config, aspect) for aspect, config in new.items()]
+        found = self._prepare([_with_any_batch(config).to_dict() for config in new.values()])
+        self._looks |= dict(zip(new, found, strict=True))
+        answers = zip(keys, found, strict=True)
+        self._remembered.put({key: answer for key, answer in answers if not answer["problems"]})
 
     def verdict(self, config: Config) -> TrialResult | None:
         """How a trial would end whose model or data are unsound; None for one that can start."""

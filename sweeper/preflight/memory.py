@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +20,9 @@ from sweeper.launchers.base import Launcher
 from sweeper.machine import machine
 from sweeper.preflight.correction import FEW, Corrections
 from sweeper.preflight.prediction import Answer, Unpredictable, predictions
+from sweeper.preflight.remembered import Remembered
 from sweeper.preflight.time import TimeModels, device_key, device_of
+from sweeper.study.observer import Observer
 from sweeper.study.records import TrialRecord
 
 
@@ -33,7 +35,7 @@ class Expected:
     """The prediction after what finished trials of the study taught."""
 
 
-class MemoryScreen:
+class MemoryScreen(Observer):
     """A screen of the scheduler: says how a trial would end that need not be started."""
 
     def __init__(
@@ -48,18 +50,42 @@ class MemoryScreen:
         self._cache_dir = cache_dir
         self._device_bytes = device_bytes
         self._free_bytes = free_bytes
+        self._remembered = Remembered(cache_dir, "predictions", machine())
         self._known: dict[str, Answer] = {}
         self.corrections = Corrections()
 
     def look(self, configs: Sequence[Config]) -> list[Answer]:
         """The prediction of each configuration; those that are new are asked for together."""
-        new = {_key(config): config for config in configs if _key(config) not in self._known}
-        try:
-            found = predictions(list(new.values()), self._cache_dir, self._launcher) if new else []
-        except NoReplyError as error:  # a cell without a prediction is run all the same
-            found = [Unpredictable(str(error))] * len(new)
-        self._known |= dict(zip(new, found, strict=True))
+        wanted = {_key(config): config for config in configs}
+        new = {key: config for key, config in wanted.items() if not self._recalls(key, config)}
+        if new:
+            self._known |= dict(zip(new, self._predict(new), strict=True))
         return [self._known[_key(config)] for config in configs]
+
+    def _recalls(self, key: str, config: Config) -> bool:
+        """Whether there is a prediction, of this run or of an earlier one."""
+        if key not in self._known:
+            kept = self._remembered.get(self._remembered.key(config, key))
+            if kept is not None:
+                self._known[key] = MemoryPrediction.from_json(kept)
+        return key in self._known
+
+    def _predict(self, asked: Mapping[str, Config]) -> list[Answer]:
+        """Ask for predictions. Kept are those for a CPU: on CUDA more is learned of the device's context."""
+        keys = [self._remembered.key(config, key) for key, config in asked.items()]
+        try:
+            found = predictions(list(asked.values()), self._cache_dir, self._launcher)
+        except NoReplyError as error:  # a cell without a prediction is run all the same
+            return [Unpredictable(str(error))] * len(asked)
+        answers = zip(keys, found, strict=True)
+        self._remembered.put(
+            {
+                key: answer.to_json()
+                for key, answer in answers
+                if isinstance(answer, MemoryPrediction) and answer.device == "cpu"
+            }
+        )
+        return found
 
     def verdict(self, config: Config) -> TrialResult | None:
         """`predicted_oom` for a cell that is confidently predicted not to fit; None for one to be run."""
@@ -162,14 +188,17 @@ class MemoryScreen:
             raise _cannot_size(cell, answer.reason, "give a number")
         return answer.needed_bytes <= limit_bytes
 
-    def hear(self, record: TrialRecord) -> None:
+    def on_end(self, trial: TrialRecord) -> None:
         """Take a finished trial into account: its memory for this study, its speed for later ones too."""
-        self.corrections.learn(record)
-        answer = self._known.get(_key(from_dict(record.spec.config)))
-        seconds, device = record.metric("step_time_s"), device_of(from_dict(record.spec.config), machine())
+        if not trial.is_settled:
+            return
+        self.corrections.learn(trial)
+        config = from_dict(trial.spec.config)
+        answer = self._known.get(_key(config))
+        seconds, device = trial.metric("step_time_s"), device_of(config, machine())
         if isinstance(answer, MemoryPrediction) and answer.work and seconds and device:
             times = TimeModels(self._cache_dir)
-            times.learn(device_key(device, record.spec.config), answer.work, seconds)
+            times.learn(device_key(device, trial.spec.config), answer.work, seconds)
             times.save()
 
     def _room_bytes(self, config: Config) -> int | None:

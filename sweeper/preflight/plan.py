@@ -60,6 +60,7 @@ def asking(overrides: Sequence[str]) -> Iterator[tuple[list[Asked], Iterator[str
     """
     see_machine(local_launcher)
     with local_launcher() as launcher:
+        launcher.start()
         with initialized_hydra():
             asked = expand(overrides, "config", supposed_machine(overrides)).cells
         cache_dir = Path(asked[0].config.study.root) / CACHE
@@ -77,6 +78,7 @@ def plan(overrides: Sequence[str]) -> Bill:
     """The bill of what a command line asks for, with every mistake that the sweep would refuse."""
     here, supposed = see_machine(local_launcher), supposed_machine(overrides)
     with local_launcher() as launcher, initialized_hydra():
+        launcher.start()
         problems: Problems = []
         try:
             cells = expand(overrides, "config", supposed).cells

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from sweeper.config.cell import Cell
 from sweeper.contract.trial import TrialProgress
+from sweeper.study.observer import Observer
 from sweeper.study.records import TrialRecord
 
 RECENT = 50
@@ -18,26 +19,26 @@ RECENT = 50
 class CellState:
     """A cell of the running study."""
 
-    cell: Cell
-    key: str
-    stage: str = ""
+    label: str
     record: TrialRecord | None = None
     """Its settled trial, from this run or an earlier one."""
     reused: bool = False
     running: bool = False
     progress: TrialProgress | None = None
     """The last line that the running trial wrote."""
+    began_s: float | None = None
+    """When its trial was started."""
 
 
 @dataclass
-class Board:
+class Board(Observer):
     """The state of the study while it runs."""
 
     total: int | None = None
     """Cells in all, where that is known."""
     slots: int = 1
-    cells: list[CellState] = field(default_factory=list)
-    """The cells that were proposed so far, in that order."""
+    states: dict[str, CellState] = field(default_factory=dict)
+    """The cells that were proposed so far, by their keys and in that order."""
     done: int = 0
     reused: int = 0
     """Cells that were measured by an earlier run."""
@@ -47,19 +48,33 @@ class Board:
     trial_times_s: list[float] = field(default_factory=list)
     """Durations of the last trials of this run."""
 
-    def add(self, state: CellState) -> None:
-        """A cell was proposed."""
-        self.cells.append(state)
-        self.done += state.record is not None
-        self.reused += state.reused
+    @property
+    def cells(self) -> list[CellState]:
+        return list(self.states.values())
 
-    def settle(self, state: CellState, seconds: float | None) -> None:
-        """A cell's trial has ended; `seconds`: how long it ran, None when it did not."""
+    def reuse(self, trial: TrialRecord) -> None:
+        """A cell was measured before; it is counted once."""
+        if trial.spec.key not in self.states:
+            self.states[trial.spec.key] = CellState(trial.label, trial, reused=True)
+            self.done += 1
+            self.reused += 1
+
+    def on_start(self, trial: TrialRecord) -> None:
+        self.states[trial.spec.key] = CellState(trial.label, running=True, began_s=time.monotonic())
+
+    def on_line(self, trial: TrialRecord, line: TrialProgress) -> None:
+        self.states[trial.spec.key].progress = line
+
+    def on_end(self, trial: TrialRecord) -> None:
+        state = self.states.setdefault(trial.spec.key, CellState(trial.label))
         state.running = False
+        if trial.is_settled:
+            state.record = trial
         self.done += 1
-        if seconds is not None:
+        if state.began_s is not None:
             self.ran += 1
-            self.trial_times_s = [*self.trial_times_s[1 - RECENT :], seconds]
+            took_s = time.monotonic() - state.began_s
+            self.trial_times_s = [*self.trial_times_s[1 - RECENT :], took_s]
 
     def time_left_s(self) -> float | None:
         """Mean time of the last trials times the cells that are left; None while either is unknown."""

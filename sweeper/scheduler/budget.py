@@ -9,13 +9,14 @@ from datetime import datetime
 
 from sweeper.contract.study_config import BudgetConfig, duration_s
 from sweeper.contract.trial import Outcome
+from sweeper.study.observer import Observer
 from sweeper.study.records import TrialRecord
 
 NOT_RUN = (Outcome.PREDICTED_OOM, Outcome.INVALID)
 
 
 @dataclass
-class Budget:
+class Budget(Observer):
     """What may be spent and what has been, over all runs of a study."""
 
     limits: BudgetConfig
@@ -29,18 +30,18 @@ class Budget:
         """Count what earlier runs of the study have spent."""
         spans, unplaced_s = [], 0.0
         for record in records:
-            self.hear(record)
+            self.on_end(record)
             if record.result and not record.result.started_at:  # its driver died: when, nobody knows
                 unplaced_s += record.result.measurements.total_time_s or 0.0
             elif record.result and record.result.started_at and record.result.ended_at:
                 spans.append((_seconds(record.result.started_at), _seconds(record.result.ended_at)))
         self.earlier_s = covered_s(spans) + unplaced_s
 
-    def hear(self, record: TrialRecord) -> None:
+    def on_end(self, trial: TrialRecord) -> None:
         """Count a trial that has ended. One that was cancelled runs again: only its time is spent."""
-        if record.result is not None and record.result.outcome not in NOT_RUN:
-            self.trials += record.result.outcome.is_final
-            self.device_s += record.result.measurements.total_time_s or 0.0
+        if trial.result is not None and trial.result.outcome not in NOT_RUN:
+            self.trials += trial.result.outcome.is_final
+            self.device_s += trial.result.measurements.total_time_s or 0.0
 
     def used_up(self, running: int) -> str | None:
         """Which limit keeps another trial from beginning, said to a person; None when none does."""

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from sweeper.contract.folder import TrialFolder
@@ -13,13 +14,13 @@ from sweeper.contract.json_files import read_json, write_json
 from sweeper.contract.measurements import Measurements
 from sweeper.contract.speed import measure_speed
 from sweeper.contract.stamps import now
-from sweeper.contract.trial import Outcome, TrialProgress, TrialResult, TrialSpec
+from sweeper.contract.trial import MISSHAPEN, Outcome, TrialProgress, TrialResult
 from sweeper.launchers.ask import tail
 from sweeper.launchers.base import Job
 from sweeper.preflight.slots import Slot
-from sweeper.scheduler.board import CellState
 from sweeper.strategies.base import Proposal
 from sweeper.study.endings import explain_ending
+from sweeper.study.records import TrialRecord
 
 STOP_GRACE_S = 10.0
 """How long a trial that was asked to stop may take at least before it is killed."""
@@ -33,11 +34,9 @@ TOLD = "read from progress.jsonl: the trial was ended before it could write its 
 class Running:
     """A trial that was started."""
 
-    spec: TrialSpec
-    folder: TrialFolder
+    trial: TrialRecord
     job: Job
     slot: Slot
-    state: CellState
     proposals: list[Proposal]
     """Those that it answers: usually one."""
     timeout_s: float | None
@@ -45,10 +44,15 @@ class Running:
     started_at: str = field(default_factory=now)
     is_trained: bool = False
     """It has taken its last step: what is left is to judge it."""
+    _last: TrialProgress | None = None
     _offset: int = 0
     _stopped_s: float | None = None
     _killed: bool = False
     _longest_pause_s: float = 0.0
+
+    @property
+    def folder(self) -> TrialFolder:
+        return self.trial.folder
 
     def lines(self) -> Iterator[TrialProgress]:
         """The lines that it wrote since this was last asked."""
@@ -60,11 +64,11 @@ class Running:
             whole, newline, _ = file.read().rpartition(b"\n")
         self._offset += len(whole) + len(newline)
         for line in whole.splitlines():
-            if line:
+            with suppress(*MISSHAPEN):  # one bad line says nothing, and ends nothing
                 yield self._heard(TrialProgress.from_json(json.loads(line)))
 
     def _heard(self, line: TrialProgress) -> TrialProgress:
-        last, self.state.progress = self.state.progress, line
+        last, self._last = self._last, line
         if last is not None and last.phase != "load":
             self._longest_pause_s = max(self._longest_pause_s, line.time_s - last.time_s)
         if line.event == "step":
@@ -113,7 +117,7 @@ class Running:
         result = told(
             TrialResult(Outcome.CANCELLED, "the driver was interrupted", ended_at=now()),
             self.folder.read_progress(),
-            int(self.spec.config["trial"]["warmup_steps"]),
+            int(self.trial.spec.config["trial"]["warmup_steps"]),
         )
         result = dataclasses.replace(result, started_at=self.started_at)
         if self.folder.stop.exists():

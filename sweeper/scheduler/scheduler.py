@@ -2,41 +2,30 @@
 
 The trial folders are the truth. Optuna and MLflow are told from them, by this process alone, so that a
 driver that is killed at any moment is continued by the next one. What comes next is the strategy's to
-say (`asking`, `strategies`); here it is only carried out.
+say (`asking`, `strategies`); here it is only carried out, and the observers are told.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from weakref import WeakKeyDictionary
 
 from sweeper.analysis.asked import select_asked
 from sweeper.config.cell import Cell
 from sweeper.contract.config import Config
-from sweeper.contract.stamps import now
-from sweeper.contract.trial import Outcome, TrialResult, TrialSpec
+from sweeper.contract.trial import Outcome, TrialResult
 from sweeper.launchers.base import Launcher
-from sweeper.preflight.dominance import Dominance
-from sweeper.preflight.inputs import Identities
-from sweeper.preflight.memory import MemoryScreen
 from sweeper.preflight.slots import Idle, Slot
-from sweeper.ranking.eligibility import Reference, is_baseline
-from sweeper.ranking.rule import Rule
-from sweeper.scheduler.board import Board, CellState, Listener, begun, ended
-from sweeper.scheduler.budget import Budget
-from sweeper.scheduler.ledger import OptunaStudy
-from sweeper.scheduler.pruning import Pruning
-from sweeper.scheduler.running import Running, told
+from sweeper.scheduler.board import begun
+from sweeper.scheduler.observers import Observers
+from sweeper.scheduler.past import read_past
+from sweeper.scheduler.running import Running
+from sweeper.scheduler.specs import Specs
 from sweeper.space.space import Space
 from sweeper.strategies.asking import Asking
 from sweeper.strategies.base import Proposal
 from sweeper.study.folder import StudyFolder
-from sweeper.study.masking import without_passwords
 from sweeper.study.records import Lean, StudyRecord, TrialRecord
-from sweeper.tracking.tracker import Tracker
 
 POLL_S = 0.2
 """How often a running trial is looked at; more often would take time from it on a small machine."""
@@ -53,82 +42,48 @@ class Scheduler:
     folder: StudyFolder
     space: Space
     asking: Asking
-    identities: Identities
+    specs: Specs
     slots: Sequence[Slot]
     launcher: Launcher
-    optuna: OptunaStudy
-    tracker: Tracker
-    board: Board
-    listener: Listener
-    cache_dir: Path
-    budget: Budget
-    screens: list[Screen] = field(default_factory=list)
+    observers: Observers
+    show: Callable[[str | None], None]
+    """Called after every change, with a line when there is something to say."""
+    screens: Sequence[Screen]
     """Asked in turn before a trial is started."""
-    memory: MemoryScreen | None = None
-    """Predicts the memory of trials, and learns from those that ended."""
     left: str | None = None
     """Why the study ended although cells were left."""
+    _settled: dict[str, TrialRecord] = field(default_factory=dict)
+    _running: dict[str, Running] = field(default_factory=dict)
+    _next_number: int = 0
+    _waits: bool = False
+    """Whether a cell waits for a GPU on which another process computes."""
 
     def __post_init__(self) -> None:
-        self._config = self.space.config
-        self._rule = Rule.of(self._config.objective, self._config.constraint)
-        self._dominance = Dominance()
-        sizing = [self.memory.refusal] if self.memory else []
-        self.screens[:0] = [self.identities.verdict, *sizing, self._dominance.verdict]
-        self._pruning = Pruning(self._config)
-        self._settled: dict[str, TrialRecord] = {}
-        self._running: dict[str, Running] = {}
-        self._shown: set[str] = set()
-        self._keys: WeakKeyDictionary[Proposal, str] = WeakKeyDictionary()
-        self._idle = Idle(self.say)
-        self._waits = False
-        """Whether a cell waits for a GPU on which another process computes."""
-        self._reference = Reference(self._rule)
+        self._idle = Idle(self.show)
         self._lean = Lean().of
         self.asking.question.slots = len(self.slots)
 
     def settle(self) -> None:
-        """Bring Optuna and the strategy up to what lies in the folders."""
-        records = {record.number: record for record in self.folder.read_trials(self._needs_progress)}
-        for number, record in records.items():
-            if record.result is None:
-                cut_off = TrialResult(
-                    Outcome.CANCELLED, "the driver died before the trial ended", ended_at=now()
-                )
-                warmup_steps = int(record.spec.config["trial"]["warmup_steps"])
-                cut_off = told(cut_off, record.folder.read_progress(), warmup_steps)
-                record.folder.write_result(cut_off)
-                records[number] = replace(record, result=cut_off)
-        own = [item for item in records.values() if item.spec.generation == self.study.generation]
-        self.budget.take_stock(own)
-        settled = [record for record in own if self._is_settled(record)]
-        comparable = select_asked(self.study, settled).kept
-        for record in settled:
-            self._settled[record.spec.key] = self._lean(record)
-            self._learn(record)
-        for record in comparable:
-            self._reference.hear(record)
-        for record in comparable:
-            self._pruning.replay(
-                record, self._reference.keeps_always(record), is_baseline(record, self._rule)
-            )
-        self.optuna.catch_up(records, self.space.dimensions, self._reference.loss, self.folder.highest())
-        self.asking.replay([self._lean(record) for record in own], self._settled, self._key, self.show)
+        """Bring the observers and the strategy up to what lies in the folders. Raises StorageError."""
+        config = self.space.config
+        own = read_past(self.folder, self.study.generation, progress=config.pruner != "none")
+        settled = [trial for trial in own if self._is_settled(trial, config)]
+        self._settled = {trial.spec.key: self._lean(trial) for trial in settled}
+        self.observers.take_up(own, settled, select_asked(self.study, settled).kept)
+        self._next_number = self.observers.ledger.settle()
+        lean = [self._lean(trial) for trial in own]
+        self.asking.replay(lean, self._settled, self.specs.key, lambda _, trial: self._show_reused(trial))
 
-    @property
-    def _needs_progress(self) -> bool:
-        return self._config.pruner != "none"
-
-    def _is_settled(self, record: TrialRecord) -> bool:
-        outcome = record.result.outcome if record.result else Outcome.CANCELLED
-        if outcome is Outcome.PREDICTED_OOM and self.memory and self.memory.has_changed(record, self._config):
+    def _is_settled(self, trial: TrialRecord, config: Config) -> bool:
+        outcome = trial.result.outcome if trial.result else Outcome.CANCELLED
+        if outcome is Outcome.PREDICTED_OOM and self.specs.memory.has_changed(trial, config):
             return False
-        return outcome.is_final and outcome.value not in self._config.study.retry
+        return outcome.is_final and outcome.value not in config.study.retry
 
     def missing(self) -> list[Cell]:
         """The cells of a grid that have no result yet."""
         proposals = [Proposal(cell) for cell in self.space.cells]
-        return [item.cell for item in proposals if self._key(item) not in self._settled]
+        return [item.cell for item in proposals if self.specs.key(item) not in self._settled]
 
     def is_over(self) -> bool:
         """Whether everything that is asked for was settled by earlier runs."""
@@ -139,7 +94,7 @@ class Scheduler:
     def _unknown(self) -> Proposal | None:
         """The next proposal that has no result yet."""
         while (proposal := self.asking.propose()) is not None:
-            known = self._settled.get(self._key(proposal))
+            known = self._settled.get(self.specs.key(proposal))
             if known is None:
                 return proposal
             self._reuse(proposal, known)
@@ -155,12 +110,13 @@ class Scheduler:
                 self.launcher.wait(POLL_S)
                 for running in list(self._running.values()):
                     self._watch(running)
-                self.listener(self.board, None)
+                self.show(None)
         finally:
             for running in list(self._running.values()):
                 running.cancel()
                 self._end(running)
             self.asking.close()
+            self.observers.ledger.close()
 
     def _fill(self) -> None:
         """Give every free slot a cell."""
@@ -169,45 +125,30 @@ class Scheduler:
             proposal = self._next()
             if proposal is None:
                 return
-            known = self._settled.get(self._key(proposal))
-            if known is not None:
-                self._reuse(proposal, known)
-            elif (running := self._running.get(self._key(proposal))) is not None:
-                running.proposals.append(proposal)
+            key = self.specs.key(proposal)
+            if key in self._settled:
+                self._reuse(proposal, self._settled[key])
+            elif key in self._running:
+                self._running[key].proposals.append(proposal)
             else:
                 self._begin(proposal)
 
     def _next(self) -> Proposal | None:
         return self.asking.unmeasured.pop(0) if self.asking.unmeasured else self.asking.propose()
 
-    def _key(self, proposal: Proposal) -> str:
-        if proposal not in self._keys:
-            self._keys[proposal] = self.identities.key_of_any(self._fitted(proposal), proposal.repeat)
-        return self._keys[proposal]
-
-    def _fitted(self, proposal: Proposal) -> Cell:
-        """The cell as the slots measure it: all of them have equal shares of the machine. A micro batch
-        that is left to the prediction is a number here."""
-        cell = self.slots[0].fitted(proposal.cell)
-        return self.memory.sized_if_possible(cell) if self.memory else cell
-
-    def _reuse(self, proposal: Proposal, record: TrialRecord) -> None:
+    def _reuse(self, proposal: Proposal, trial: TrialRecord) -> None:
         """The cell was measured before."""
-        self.asking.tell(proposal, record)
-        self.show(proposal, record)
+        self.asking.tell(proposal, trial)
+        self._show_reused(trial)
 
-    def show(self, proposal: Proposal, record: TrialRecord) -> None:
-        """Put a cell that was measured before on the board, once."""
-        key = self._key(proposal)
-        if key not in self._shown:
-            self._shown.add(key)
-            self.board.add(CellState(proposal.cell, key, proposal.stage, record, reused=True))
+    def _show_reused(self, trial: TrialRecord) -> None:
+        self.observers.board.reuse(trial)
 
     def _begin(self, proposal: Proposal) -> None:
         """Start the trial of a new cell, or settle it when that needs no trial."""
-        cell = self._fitted(proposal)
-        screened = self._screened(cell.config)
-        if screened is None and (spent := self.budget.used_up(len(self._running))) is not None:
+        cell = self.specs.fit(proposal)
+        screened = next(filter(None, (screen(cell.config) for screen in self.screens)), None)
+        if screened is None and (spent := self.observers.budget.used_up(len(self._running))) is not None:
             self.left = self._what_is_left(spent, proposal)
             return
         slot = self._free_slot(None if screened else cell.config.trial.require_idle_device)
@@ -215,27 +156,12 @@ class Scheduler:
             self._waits = True
             self.asking.unmeasured.insert(0, proposal)
             return
-        key = self._key(proposal)
-        state = CellState(proposal.cell, key, proposal.stage)
-        self._shown.add(key)
-        self.board.add(state)
-        number = self.optuna.ask(cell.overrides, self.space.dimensions, key, proposal.stage)
-        spec = self._spec(number, proposal, cell, slot)
-        trial = self.folder.trial(number)
-        trial.write_spec(spec)
-        if screened is not None:
-            trial.write_result(screened)
-            self._settle(TrialRecord(spec, screened, trial), state, [proposal], None)
-            return
-        state.running = True
-        self.say(f"trial {number} started: {begun(proposal.cell, cell, proposal.stage)}")
-        self._pruning.begin(number, cell.config, is_baseline(TrialRecord(spec, None, trial), self._rule))
-        job = self.launcher.submit("trial", trial.path, trial.stdout, trial.stderr)
-        timeout_s = cell.config.trial.timeout_s
-        self._running[key] = Running(spec, trial, job, slot, state, [proposal], timeout_s)
-
-    def _screened(self, config: Config) -> TrialResult | None:
-        return next((result for screen in self.screens if (result := screen(config)) is not None), None)
+        trial = self._specify(proposal, cell, slot)
+        if screened is None:
+            self._launch(trial, proposal, cell, slot)
+        else:
+            trial.folder.write_result(screened)
+            self._record(replace(trial, result=screened), [proposal])
 
     def _free_slot(self, mode: str | None) -> Slot | None:
         """One without a trial and, unless `mode` is None, without another process on its GPU."""
@@ -243,80 +169,51 @@ class Scheduler:
         free = (slot for slot in self.slots if slot.number not in taken)
         return next((slot for slot in free if mode is None or self._idle.is_free(slot, mode)), None)
 
-    def _spec(self, number: int, proposal: Proposal, cell: Cell, slot: Slot) -> TrialSpec:
-        expected = self.memory.expected(cell.config) if self.memory else None
-        return TrialSpec(
-            study=self.study.name,
-            number=number,
-            key=self._key(proposal),
-            config=without_passwords(cell.config.to_dict()),
-            identity=self.identities.identity(cell),
-            overrides=dict(sorted(cell.overrides.items())),  # as they are read back
-            generation=self.study.generation,
-            devices=slot.device,
-            threads=cell.config.trial.threads,
-            cpus=list(slot.cpus) if slot.cpus else None,
-            cache_dir=str(self.cache_dir.absolute()),
-            stage=proposal.stage,
-            repeat=proposal.repeat,
-            heard=self.asking.heard(),
-            predicted_memory_bytes=expected.predicted_bytes if expected else None,
-            corrected_memory_bytes=expected.corrected_bytes if expected else None,
-        )
+    def _specify(self, proposal: Proposal, cell: Cell, slot: Slot) -> TrialRecord:
+        """Make the folder of a trial, which from now on is one of the study's."""
+        spec = self.specs.compose(self._next_number, proposal, cell, slot, self.asking.heard())
+        folder = self.folder.trial(spec.number)
+        folder.write_spec(spec)
+        self._next_number += 1
+        return TrialRecord(spec, None, folder)
+
+    def _launch(self, trial: TrialRecord, proposal: Proposal, cell: Cell, slot: Slot) -> None:
+        self.observers.on_start(trial)
+        self.show(f"trial {trial.number} started: {begun(proposal.cell, cell, proposal.stage)}")
+        folder = trial.folder
+        job = self.launcher.submit("trial", folder.path, folder.stdout, folder.stderr)
+        self._running[trial.spec.key] = Running(trial, job, slot, [proposal], cell.config.trial.timeout_s)
 
     def _watch(self, running: Running) -> None:
         """Follow a trial, end it when it should, and record it when it has."""
         is_done = running.job.done()  # first: what it wrote before it ended is read below
-        heard = [self._pruning.hear(running.spec.number, line) for line in running.lines()]
+        reasons = [self.observers.on_line(running.trial, line) for line in running.lines()]
         if is_done:
             self._end(running)
             return
-        if running.is_prunable and (reason := next(filter(None, heard), None)) is not None:
+        if running.is_prunable and (reason := next(filter(None, reasons), None)) is not None:
             running.stop(Outcome.PRUNED, reason)
         running.enforce_time()
 
     def _end(self, running: Running) -> None:
         """Record a trial that has ended or was killed."""
-        del self._running[running.spec.key]
-        record = TrialRecord(running.spec, running.result(), running.folder)
-        self._settle(record, running.state, running.proposals, time.monotonic() - running.began_s)
+        del self._running[running.trial.spec.key]
+        self._record(replace(running.trial, result=running.result()), running.proposals)
 
-    def _settle(
-        self, record: TrialRecord, state: CellState, proposals: Sequence[Proposal], seconds: float | None
-    ) -> None:
-        """Tell everybody how a trial ended; a cancelled one only Optuna."""
-        assert record.result is not None
-        record = self._lean(record)
-        self.budget.hear(record)
-        if record.result is not None and record.result.outcome.is_final:
-            self._learn(record)
-            self._reference.hear(record)
-            self._settled[record.spec.key] = state.record = record
+    def _record(self, trial: TrialRecord, proposals: Sequence[Proposal]) -> None:
+        """Tell everybody how a trial ended; of a cancelled one the strategy hears nothing."""
+        trial = self._lean(trial)
+        self.observers.on_end(trial)
+        if trial.is_settled:
+            self._settled[trial.spec.key] = trial
             for proposal in proposals:
-                self.asking.tell(proposal, record)
-        self._pruning.end(record, self._reference.keeps_always(record))
-        self.optuna.tell(record.number, record, self._reference.loss)
-        self.board.settle(state, seconds)
-        self.say(ended(record))
-        self.say(self.tracker.log_trial(record))
-
-    def _learn(self, record: TrialRecord) -> None:
-        """What a settled trial says about others."""
-        self._dominance.hear(record)
-        if self.memory:
-            self.memory.hear(record)
+                self.asking.tell(proposal, trial)
 
     def _what_is_left(self, spent: str, refused: Proposal) -> str:
-        total = self.board.total
-        if total is None:
-            left = (
-                f"the next of the cells that are left is {begun(refused.cell, refused.cell, refused.stage)}"
-            )
+        board = self.observers.board
+        if board.total is None:
+            begins = begun(refused.cell, refused.cell, refused.stage)
+            left = f"the next of the cells that are left is {begins}"
         else:
-            left = f"{max(0, total - self.board.done - len(self._running))} cells are left"
+            left = f"{max(0, board.total - board.done - len(self._running))} cells are left"
         return f"{spent} is used up: {left}; the same command with more of it goes on"
-
-    def say(self, line: str | None) -> None:
-        """Let whoever listens know, if there is something to say."""
-        if line is not None:
-            self.listener(self.board, line)

@@ -39,6 +39,11 @@ class StudyFolder:
         return self.path / "optuna.db"
 
     @property
+    def ledger(self) -> Path:
+        """How far Optuna's storage is: nothing need be told to one that is up to the folders."""
+        return self.path / "ledger.json"
+
+    @property
     def tracking(self) -> Path:
         return self.path / "tracking.json"
 

@@ -2,6 +2,7 @@
 
 studies/<study>/study.json         what was asked
                 optuna.db          the Optuna study
+                ledger.json        how far it is
                 tracking.json      which MLflow run holds which trial
                 ranking.json, .md  the verdict, when the study has ended
                 report.html, .md   the same with its figures
@@ -76,6 +77,11 @@ class TrialRecord:
     @property
     def number(self) -> int:
         return self.spec.number
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether it has a result that lasts: one that was cancelled runs again."""
+        return self.result is not None and self.result.outcome.is_final
 
     @property
     def label(self) -> str:

@@ -56,18 +56,31 @@ class Preload:
     is waited for: both take seconds. `close` it when no `Store` is going to be opened any more."""
 
     def __init__(self, uri: str) -> None:
-        """Begins at once, in a thread of its own."""
+        """Begins with `start`, or when something of it is first needed."""
         prepare_environment()
         self._folder = tempfile.TemporaryDirectory(prefix="sweeper-mlflow-", ignore_cleanup_errors=True)
         self._database = Path(self._folder.name) / "mlflow.db"
         path = sqlite_path(uri)
         self._builds = path is not None and not path.exists()
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
-        self._thread.start()
+        self._has_begun = False
+
+    def start(self) -> None:
+        """Begin, in a thread of its own."""
+        if not self._has_begun:
+            self._has_begun = True
+            self._thread.start()
 
     def wait(self) -> None:
-        """Until it is done. Optuna must not migrate a database meanwhile: alembic serves one at a time."""
+        """Until it is done."""
+        self.start()
         self._thread.join()
+
+    def finish(self) -> None:
+        """Until it is done, if it has begun. Optuna must not migrate a database meanwhile: alembic serves one
+        at a time."""
+        if self._has_begun:
+            self._thread.join()
 
     def database(self) -> Path | None:
         """A new database with MLflow's tables, once; None when there is none to be had."""

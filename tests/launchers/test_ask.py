@@ -27,6 +27,8 @@ class Scripted:
     def __init__(self, *codes: int) -> None:
         self.codes = list(codes)
 
+    def start(self) -> None: ...
+
     def submit(self, verb: str, folder: Path, stdout: Path, stderr: Path) -> RecordedJob:
         code = self.codes.pop(0)
         stderr.write_text(f"line 1\nended as told: {code}\n")

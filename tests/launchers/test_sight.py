@@ -67,6 +67,8 @@ class Answering:
 
     answer: Seen | None
 
+    def start(self) -> None: ...
+
     def submit(self, verb: str, folder: Path, stdout: Path, stderr: Path) -> Job:
         assert verb == "machine"
         stderr.write_text("Traceback\nOSError: libcudart.so.13")

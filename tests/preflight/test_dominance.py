@@ -20,7 +20,7 @@ def skipped(proof: dict[str, Any], cell: dict[str, Any], devices: str | None = N
     """Whether the cell is skipped once the other one has run out of memory."""
     dominance = Dominance()
     record = record_of(0, with_leaves(BASE, proof), outcome=Outcome.OUT_OF_MEMORY, load_time_s=1.0, steps=0)
-    dominance.hear(dataclasses.replace(record, spec=dataclasses.replace(record.spec, devices=devices)))
+    dominance.on_end(dataclasses.replace(record, spec=dataclasses.replace(record.spec, devices=devices)))
     verdict = dominance.verdict(with_leaves(BASE, cell))
     assert verdict is None or verdict.outcome is Outcome.PREDICTED_OOM
     return verdict is not None

@@ -81,7 +81,7 @@ def test_an_automatic_micro_batch_fits_what_a_display_leaves_of_its_device(tmp_p
 def test_trials_that_took_less_protect_cells_from_being_skipped(tmp_path: Path) -> None:
     looking = screen(tmp_path)
     assert looking.is_skipped(config(8, 600))
-    looking.hear(finished(4, 300))
+    looking.on_end(finished(4, 300))
     assert not looking.is_skipped(config(8, 720)), "the first one does"
     assert looking.is_skipped(config(16, 600))
 
@@ -90,13 +90,13 @@ def test_trials_that_took_more_have_cells_skipped_once_they_are_several(tmp_path
     looking = screen(tmp_path)
     for micro in (1, 2, 4):
         assert not looking.is_skipped(config(8, 750, "cuda")), "not yet"
-        looking.hear(finished(micro, 120 * micro, "cuda"))
+        looking.on_end(finished(micro, 120 * micro, "cuda"))
     assert looking.is_skipped(config(8, 750, "cuda"))
     verdict = looking.verdict(config(8, 750, "cuda"))
     assert verdict is not None and "corrected by this study's trials" in (verdict.reason or "")
     resident = screen(tmp_path)
     for micro in (1, 2, 4):
-        resident.hear(finished(micro, 120 * micro))
+        resident.on_end(finished(micro, 120 * micro))
     assert not resident.is_skipped(config(8, 750)), "resident memory is not what a CPU's limit counts"
 
 

@@ -16,10 +16,10 @@ from sweeper.contract.study_config import ConstraintConfig, ObjectiveConfig
 from sweeper.contract.trial import Outcome, TrialProgress, TrialResult, TrialSpec
 from sweeper.launchers.recorded import RecordedJob, Recording
 from sweeper.preflight.slots import Slot
-from sweeper.scheduler.board import CellState
 from sweeper.scheduler.pruning import Pruning
 from sweeper.scheduler.running import GRACE_PAUSES, STOP_GRACE_S, Running
 from sweeper.strategies.base import Proposal
+from sweeper.study.records import TrialRecord
 from tests.support.recorded import lines_of, record_of
 
 TRIAL = TrialConfig(warmup_steps=0)
@@ -105,8 +105,8 @@ def running(path: Path, lines: list[TrialProgress], *proposals: Proposal) -> Run
     folder.write_spec(spec)
     folder.progress.write_text("".join(json.dumps(line.to_json()) + "\n" for line in lines))
     job = RecordedJob(folder, Recording(TrialResult(Outcome.COMPLETED)), 0.0)
-    state = CellState(cell, "key")
-    trial = Running(spec, folder, job, Slot(0), state, list(proposals) or [Proposal(cell)], None)
+    record = TrialRecord(spec, None, folder)
+    trial = Running(record, job, Slot(0), list(proposals) or [Proposal(cell)], None)
     assert list(trial.lines()) == lines
     return trial
 

@@ -10,7 +10,7 @@ from typing import Any
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from sweeper.contract.config import ModelConfig
-from sweeper.contract.json_files import read_json, write_json
+from sweeper.contract.json_files import UnreadableFileError, read_json, write_json
 
 LENGTH = 32
 """Hexadecimal digits kept of a SHA-256."""
@@ -39,7 +39,12 @@ class Memo:
         write_json(self._path, {**self._read(), key: value})
 
     def _read(self) -> dict[str, Any]:
-        return dict(read_json(self._path)) if self._path.exists() else {}
+        """What is kept; nothing where the file cannot be read: all of it can be found anew."""
+        try:
+            kept = read_json(self._path)
+        except (FileNotFoundError, UnreadableFileError):
+            return {}
+        return dict(kept) if isinstance(kept, dict) else {}
 
 
 def file_hash(path: Path, memo: Memo) -> str:
