@@ -61,9 +61,10 @@ class OpenStudy:
 
     @cached_property
     def trials(self) -> list[TrialRecord]:
-        """Every trial. Raises UnreadableFileError, also for records of another shape."""
+        """Every trial, without its lines of progress. Raises UnreadableFileError, also for records of another
+        shape."""
         try:
-            return self.folder.read_trials(progress=True)
+            return self.folder.read_trials()
         except UnreadableFileError:
             raise
         except BROKEN as error:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Literal
 
 from sweeper.analysis.asked import select_asked
-from sweeper.analysis.cells import cells
 from sweeper.analysis.open import BROKEN, OpenStudy, describe_damage, opened, study_folders
 from sweeper.contract.json_files import read_json
 from sweeper.contract.trial import Outcome
@@ -62,7 +61,7 @@ def summary(study: OpenStudy, running: bool | None = None) -> Summary:
     """How far a study is. `running`: whether a driver is at it, for who holds its lock; None: look."""
     own = list(select_asked(study.record, study.trials).kept)
     ended = Counter(record.result.outcome.value for record in own if record.result)
-    settled, asked = len(cells(own)), study.record.cells
+    settled, asked = len(study.choice.cells), study.record.cells
     busy = study.folder.is_locked() if running is None else running
     return Summary(
         name=study.record.name,

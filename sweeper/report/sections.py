@@ -237,7 +237,7 @@ def _way_table(way: Way) -> Table:
 
 def _losses(study: OpenStudy) -> Section:
     title, choice = "Loss at equal tokens", study.choice
-    progress = {trial.number: trial for trial in study.trials}
+    progress = {trial.number: trial for trial in study.folder.read_trials(progress=True)}
     records = [progress[trial.record.number] for trial in choice.ranking.trials]
     curves = [found for record in records if (found := curve(record))]
     completed = {trial.record.number for trial in choice.ranking.trials if trial.cell.completed}
