@@ -6,6 +6,7 @@ a KeyboardInterrupt. Standard library only: this is installed before anything el
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
 import stat
@@ -18,6 +19,8 @@ from typing import Any
 INTERRUPTED = 130
 """Exit code: 128 and the number of SIGINT, as shells have it. The same command continues."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+AGAIN_S = 0.05
+"""When an interrupt comes again that was lost."""
 LINE = "Interrupted. The same command continues."
 
 
@@ -30,11 +33,12 @@ def handled_signals() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+    before, hook = {number: signal.getsignal(number) for number in SIGNALS}, sys.unraisablehook
     _install(_leave, before)
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         for number, handler in before.items():
             with suppress(TypeError):  # None: it was not installed from Python
                 signal.signal(number, handler)
@@ -43,6 +47,7 @@ def handled_signals() -> Iterator[None]:
 def raise_interrupts() -> None:
     """From now on a signal raises KeyboardInterrupt: there is something to clean up."""
     _replace(_raise)
+    sys.unraisablehook = _raise_again
 
 
 def leave_on_signals() -> None:
@@ -75,7 +80,19 @@ def _leave(*_: Any) -> None:
 def _raise(number: int, _: Any) -> None:
     if number == signal.SIGHUP:
         close_lost_terminal()
-    raise KeyboardInterrupt
+    raise KeyboardInterrupt(number)
+
+
+def _raise_again(lost: Any) -> None:
+    """Python drops what is raised in a callback of a weak reference, of which databases have many: an
+    interrupt that came there comes again."""
+    if lost.exc_type is KeyboardInterrupt:
+        number = lost.exc_value.args[0] if lost.exc_value and lost.exc_value.args else signal.SIGINT
+        again = threading.Timer(AGAIN_S, _thread.interrupt_main, (number,))  # not now: this is dropped, too
+        again.daemon = True
+        again.start()
+    else:
+        sys.__unraisablehook__(lost)
 
 
 def close_lost_terminal() -> None:

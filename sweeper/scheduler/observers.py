@@ -43,7 +43,8 @@ class EarlyStopping(Observer):
     rule: Rule
 
     def on_start(self, trial: TrialRecord) -> None:
-        self.pruning.begin(trial.number, from_dict(trial.spec.config), is_baseline(trial, self.rule))
+        if self.pruning.is_on:
+            self.pruning.begin(trial.number, from_dict(trial.spec.config), is_baseline(trial, self.rule))
 
     def on_line(self, trial: TrialRecord, line: TrialProgress) -> str | None:
         return self.pruning.hear(trial.number, line)

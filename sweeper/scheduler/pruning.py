@@ -94,6 +94,11 @@ class Pruning:
         self._best_speed = 0.0
         self._study = _loss_study(self._kind) if self._kind != "none" else None
 
+    @property
+    def is_on(self) -> bool:
+        """Whether it judges anything."""
+        return self._study is not None
+
     def begin(self, number: int, config: Config, is_baseline: bool = False) -> None:
         """A trial begins; `is_baseline`: of the cell that `constraint.baseline` names."""
         if self._study is None or config.trial.probe_steps is not None:

@@ -8,12 +8,13 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import pytest
 
 from sweeper.cli.main import main
-from sweeper.cli.signals import INTERRUPTED, LINE
+from sweeper.cli.signals import INTERRUPTED, LINE, handled_signals, raise_interrupts
 from tests.support.commands import GRID, processes_about, send, start, wait_for
 from tests.support.sources import ROOT
 
@@ -75,3 +76,24 @@ def test_a_command_runs_in_a_thread(capsys: pytest.CaptureFixture[str]) -> None:
     thread.start()
     thread.join()
     assert codes == [0] and "lora.r = " in capsys.readouterr().out
+
+
+class Thing:
+    """Something that a weak reference can point to."""
+
+
+def drop_while_interrupted() -> None:
+    """Drop a thing whose weak reference calls back when a signal comes, and wait a little."""
+    thing = Thing()
+    reference = weakref.ref(thing, lambda _: signal.raise_signal(signal.SIGTERM))
+    del thing  # where Python drops what the callback raises
+    for _ in range(500):
+        time.sleep(0.01)
+    assert reference() is None
+
+
+def test_an_interrupt_that_comes_in_a_callback_of_a_weak_reference_is_not_lost() -> None:
+    with handled_signals():
+        raise_interrupts()
+        with pytest.raises(KeyboardInterrupt):
+            drop_while_interrupted()
