@@ -191,7 +191,7 @@ class Run:
         )
         with listening() as listener:
             board = Board(None if config.repeats.finalists else self.study.cells, len(self.slots))
-            say = partial(_show, listener, board)
+            say = partial(listener, board)
             scheduler = self._scheduler(tracker, board, say)
             scheduler.settle()
             self._show_bill(scheduler, say)
@@ -271,10 +271,6 @@ class Run:
             reproduce=reproduction(self.study, ranking.best) if ranking.best else None,
             left=scheduler.left,
         )
-
-
-def _show(listener: Listener, board: Board, line: str | None) -> None:
-    listener(board, line)
 
 
 def _conclude(
