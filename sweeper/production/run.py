@@ -233,7 +233,8 @@ def last_lines(path: Path) -> list[TrialProgress]:
 
 def _finish(produced: Produced, launcher: LocalLauncher) -> Produced:
     order, record, folder = produced.order, produced.record, produced.folder
-    kept = compare(order.cell, record)
+    trials = tuple(order.study.folder.read_trial(trial.number) for trial in order.cell.trials)
+    kept = compare(dataclasses.replace(order.cell, trials=trials), record)
     production = order.config.production
     rule = order.study.rule.sentence()
     origin = Origin(order.study.record.name, order.trial, rule, order.command, production.licence)
