@@ -19,7 +19,7 @@ from sweeper.config.validate import name_problems, resolved, typed
 from sweeper.contract.config import BatchConfig, Config
 from sweeper.contract.trial import Problem
 from sweeper.machine import machine
-from sweeper.production import rules as rules_production
+from sweeper.production import rules
 
 WHOLE = {"data.max_train_examples": None, "data.max_eval_examples": None, "trial.probe_steps": None}
 """What a study leaves out to be quick is used when it counts: all data, and all steps after a probe's."""
@@ -41,7 +41,7 @@ def production_config(trial: dict[str, Any], arguments: Sequence[str]) -> Config
     config, problems = typed({str(name): value for name, value in plain.items()})
     if config is not None:
         config = resolved(config)
-        problems += check(config, machine()) + rules_production.check(config)
+        problems += check(config, machine()) + rules.check(config)
     if problems or config is None:
         raise ConfigurationError([(problem, "") for problem in problems])
     return config

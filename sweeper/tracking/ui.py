@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from threading import Event
 from typing import IO
 
-LOOPBACK = "127.0.0.1"
 PORT = 5000
 """Where `mlflow ui` listens by default."""
 START_TIMEOUT_S = 90.0

@@ -28,7 +28,7 @@ from sweeper.contract.scopes import memory_identity
 from sweeper.contract.trial import GIB, Outcome, TrialResult, TrialSpec
 from sweeper.launchers.local import LocalLauncher, local_launcher
 from sweeper.machine import Device, Machine
-from sweeper.preflight import plan as fitting
+from sweeper.preflight import plan as preflight_plan
 from sweeper.preflight.bill import Bill, Line, duration, evaluated_tokens, summary, trial_time_s
 from sweeper.preflight.correction import Corrections, fitted
 from sweeper.preflight.fixes import changes, combination
@@ -69,7 +69,7 @@ def ask(
 ) -> Ask:
     """Run a verb in this process: `ask("memory", "lora.r=8")`."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(fitting, "local_launcher", lambda: nullcontext(warm))
+    monkeypatch.setattr(preflight_plan, "local_launcher", lambda: nullcontext(warm))
 
     def run(verb: str, *arguments: str) -> Said:
         code = main([verb, *arguments])

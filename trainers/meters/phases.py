@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from sweeper.contract.measurements import METRICS
-from trainers.meters import readers as memory_meters
+from trainers.meters import readers
 from trainers.meters.readers import Nvml
 
 CPU_DEFINITIONS = {
@@ -66,9 +66,9 @@ class Meters:
         self._segment_start_s = 0.0
         self._segment_start_energy_j: float | None = None
         if device.type == "cpu":
-            memory_meters.map_library_pages()
-            memory_meters.keep_large_blocks_apart()
-        self._start_bytes = memory_meters.resident_bytes()
+            readers.map_library_pages()
+            readers.keep_large_blocks_apart()
+        self._start_bytes = readers.resident_bytes()
         self.nvml = Nvml(device)
         self.started_s = time.perf_counter()
 
@@ -123,7 +123,7 @@ class Meters:
         self._segment_start_energy_j = self.nvml.energy_j()
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
-        elif not memory_meters.reset_peak_resident():
+        elif not readers.reset_peak_resident():
             self._start_bytes = None  # peaks of phases cannot be told apart: unknown
 
     def _close_segment(self) -> None:
@@ -140,7 +140,7 @@ class Meters:
     def _peak_bytes(self) -> int | None:
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
-        peak = memory_meters.peak_resident_bytes()
+        peak = readers.peak_resident_bytes()
         if peak is None or self._start_bytes is None:
             return None
         return max(peak - self._start_bytes, 0)

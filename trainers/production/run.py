@@ -29,7 +29,7 @@ from trainers.data.prepared import PreparedData
 from trainers.evaluation.quality import Quality
 from trainers.keeper import Keeper
 from trainers.loops import Ending, Parts, Recorder, Training
-from trainers.meters import readers as memory_meters
+from trainers.meters import readers
 from trainers.meters.journal import progress_line
 from trainers.meters.phases import NOT_OF_A_TRIAL
 from trainers.methods.adapters import save_adapter
@@ -135,7 +135,7 @@ class ProductionKeeper(Keeper):
         next phase would count it on a CPU."""
         with self._record.meters.phase(NOT_OF_A_TRIAL):
             yield
-            memory_meters.release_freed()
+            readers.release_freed()
 
     def _best(self) -> tuple[int, float]:
         """Step and loss of the lowest evaluation, the earliest of equals."""

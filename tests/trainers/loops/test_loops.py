@@ -19,8 +19,7 @@ from sweeper.contract.trial import TrialResult
 from trainers.data import batches
 from trainers.data.batches import batch_sizes, order, plan
 from trainers.data.prepared import PreparedData, prepare_data
-from trainers.loops import Parts
-from trainers.loops import accelerate as accelerate_loop
+from trainers.loops import Parts, accelerate
 from trainers.methods import precision
 from trainers.methods.optimizers import build_optimizer
 from trainers.model.source import load_tokenizer
@@ -90,8 +89,8 @@ def _gradients(config: Config, data: PreparedData) -> list[torch.Tensor]:
     arguments = training_arguments(config, work.steps, Path("unused"))
     accelerator = Accelerator(cpu=True)  # after the arguments, which reset its state
     parts = Parts(config, work, data, model, arguments, build_optimizer(model, arguments))
-    batches = accelerate_loop._on_device(parts, torch.device("cpu"))
-    accelerate_loop._accumulate(accelerator, model, batches, work.micro_targets[0])
+    batches = accelerate._on_device(parts, torch.device("cpu"))
+    accelerate._accumulate(accelerator, model, batches, work.micro_targets[0])
     return [weight.grad for weight in model.parameters() if weight.grad is not None]
 
 
