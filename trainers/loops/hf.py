@@ -42,6 +42,8 @@ class PlannedTrainer(Trainer):
     def __init__(self, plan: Plan, **arguments: Any) -> None:
         super().__init__(**arguments)
         self.model_accepts_loss_kwargs = False
+        # versions without this switch divide by the number of micro batches, whatever a subclass does
+        self._is_divided = not hasattr(self, "loss_is_scaled_for_ga")
         self.loss_is_scaled_for_ga = True
         self._shares = (count / sum(targets) for targets in plan.micro_targets for count in targets)
         self.step_loss: Any = 0.0
@@ -54,7 +56,8 @@ class PlannedTrainer(Trainer):
     def compute_loss(self, *arguments: Any, **options: Any) -> Any:
         """The loss of a micro batch, weighed by its target tokens."""
         loss: Any = super().compute_loss(*arguments, **options)
-        return loss * next(self._shares)
+        weighed = loss * next(self._shares)
+        return weighed * self.current_gradient_accumulation_steps if self._is_divided else weighed
 
     def training_step(self, *arguments: Any, **options: Any) -> torch.Tensor:
         """One micro batch; its share of the step's loss is added up on the device."""
